@@ -1,0 +1,1 @@
+"""Training: from a task to a harmonizer and its measures."""

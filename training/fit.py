@@ -1,0 +1,127 @@
+"""The training loop: fit a harmonizer to all sources at once, on unlabelled rows alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.errors import InputError
+from training.harmonizer import make_harmonizer
+from training.pareto import SCALARISERS, Scalariser, source_losses, vote_table
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to train. The defaults are one configuration for all tasks."""
+
+    harmonizer: str = "mlp"
+    scalariser: str = "linear"
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    patience: int = 4
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's figures: G averaged over rows, and every source's loss, on rows trained on and held out."""
+
+    number: int
+    loss: float
+    held_out_loss: float
+    source_losses: np.ndarray
+    held_out_source_losses: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained harmonizer (of its best epoch) and how it came about."""
+
+    harmonizer: nn.Module
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int = 0
+
+
+@dataclass(frozen=True)
+class Voted:
+    """Rows to learn from: vectors (n, width) and votes (n, m) of all sources, the LLM first. No label."""
+
+    vectors: np.ndarray
+    votes: np.ndarray
+
+
+def fit(
+    train: Voted,
+    held_out: Voted,
+    classes: int,
+    weights: np.ndarray,
+    config: FitConfig,
+    report: Callable[[Epoch], None] = lambda epoch: None,
+) -> Fit:
+    """Minimise the mean of G over the rows of `train`; keep the epoch that is best on `held_out`.
+
+    Stops once the held-out G, an agreement with the sources that needs no gold label, has not fallen
+    for `patience` epochs. The same seed gives the same weights, bit for bit, on one machine.
+    weights: (m,) Pareto weights, aligned with the columns of the votes.
+
+    Raises:
+        InputError: an unknown harmonizer or scalariser, weights that do not fit, or no vote to learn from.
+    """
+    if config.scalariser not in SCALARISERS:
+        raise InputError(f"scalariser '{config.scalariser}' is unknown. Expected one of {', '.join(SCALARISERS)}.")
+    scalariser = SCALARISERS[config.scalariser]
+    inputs, table = _tensors(train, weights, classes, scalariser, config.device)
+    kept = (table > 0).any(dim=1)
+    if not kept.any():
+        raise InputError("no source with a weight above 0 votes on any row to train on.")
+    inputs_kept, table_kept = inputs[kept], table[kept]
+    held_inputs, held_table = _tensors(held_out, weights, classes, scalariser, config.device)
+    harmonizer = make_harmonizer(config.harmonizer, inputs.shape[1], classes, config.seed).to(config.device)
+    optimiser = torch.optim.AdamW(harmonizer.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    order = torch.Generator().manual_seed(config.seed)
+    epochs: list[Epoch] = []
+    best, best_weights = 0, _copy(harmonizer)
+    for number in range(1, config.epochs + 1):
+        harmonizer.train()
+        for rows in torch.randperm(len(table_kept), generator=order).split(config.batch_size):
+            loss = scalariser.combine(table_kept[rows], -harmonizer(inputs_kept[rows])).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        harmonizer.eval()
+        loss_now, each_now = _evaluate(harmonizer, scalariser, inputs, table, train.votes)
+        held_loss, held_each = _evaluate(harmonizer, scalariser, held_inputs, held_table, held_out.votes)
+        epochs.append(Epoch(number, loss_now, held_loss, each_now, held_each))
+        report(epochs[-1])
+        if held_loss < epochs[best].held_out_loss or number == 1:
+            best, best_weights = number - 1, _copy(harmonizer)
+        elif number - 1 - best >= config.patience:
+            break
+    harmonizer.load_state_dict(best_weights)
+    return Fit(harmonizer.eval().cpu(), epochs, best + 1)
+
+
+def _tensors(
+    rows: Voted, weights: np.ndarray, classes: int, scalariser: Scalariser, device: str
+) -> tuple[Tensor, Tensor]:
+    table = vote_table(rows.votes, weights, classes, scalariser.gather)
+    return torch.from_numpy(rows.vectors).to(device), torch.from_numpy(table).to(device)
+
+
+@torch.inference_mode()
+def _evaluate(
+    harmonizer: nn.Module, scalariser: Scalariser, inputs: Tensor, table: Tensor, votes: np.ndarray
+) -> tuple[float, np.ndarray]:
+    log_h = torch.cat([harmonizer(chunk) for chunk in inputs.split(65536)]) if len(inputs) else table
+    if not len(log_h):
+        return float("nan"), np.zeros(votes.shape[1])
+    return float(scalariser.combine(table, -log_h).mean()), source_losses(votes, log_h.cpu().numpy())
+
+
+def _copy(harmonizer: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in harmonizer.state_dict().items()}

@@ -1,0 +1,189 @@
+"""A trained version as files: safetensors, a JSON spec and `sources.py`; and how it scores answers.
+
+`weights.safetensors` holds the harmonizer (`harmonizer.*`) and what votes are worth (`vote_chances`).
+`spec.json` says how to use them. The encoder is named, not copied: it ships in a pinned package.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from training.encoder import EncoderSpec
+from training.errors import InputError
+from training.harmonizer import restore_harmonizer
+from training.risk import risk, with_votes
+from training.sources import ABSTAIN, LabellingFunction, apply_labelling_functions, load_labelling_functions
+from training.task import Columns, Source, describe
+
+FORMAT = 1
+WEIGHTS, SPEC, SOURCES = "weights.safetensors", "spec.json", "sources.py"
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+
+
+class Spec(BaseModel):
+    """What a version is, apart from its weights.
+
+    columns: where the task's data kept what is scored, so that files of the same make can be scored.
+    pareto_weights: by source, the LLM's under the name `LLM`, which no source may have.
+    stored_sources: how many of the sources, the first ones, have their votes in the data; the others are
+    labelling functions. sources_digest: SHA-256 of `sources.py`, None where the version has none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    name: str
+    classes: tuple[str, ...]
+    sources: tuple[Source, ...]
+    stored_sources: int
+    columns: Columns
+    encoder: EncoderSpec
+    harmonizer: str
+    scalariser: str
+    pareto_weights: dict[str, float]
+    data_digest: str
+    sources_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a version says of n answers.
+
+    risk: (n,) NaN where there is no answer. probabilities: (n, K). harmonizer_answers: (n,) the most
+    probable class. votes_used: (n,) whether any source voted and so had a say.
+    """
+
+    risk: np.ndarray
+    probabilities: np.ndarray
+    harmonizer_answers: np.ndarray
+    votes_used: np.ndarray
+
+
+@dataclass(frozen=True)
+class RiskModel:
+    """A version, ready to score. Immutable, and safe to share between threads."""
+
+    spec: Spec
+    harmonizer: nn.Module
+    vote_chances: np.ndarray  # (1 + m, K voted, K true), the LLM first
+    functions: tuple[LabellingFunction, ...] = ()  # of sources.py, those that need only the text
+
+    def score(self, vectors: np.ndarray, answers: np.ndarray, votes: np.ndarray) -> Scores:
+        """Score n answers: vectors (n, width), answers (n,) with -1 for none, votes (n, m) with -1 for abstain."""
+        device = next(self.harmonizer.parameters()).device
+        with torch.inference_mode():
+            chunks = torch.from_numpy(np.ascontiguousarray(vectors)).split(65536)
+            beliefs = torch.cat([self.harmonizer(chunk.to(device)).exp().cpu() for chunk in chunks]).numpy()
+        probabilities = with_votes(beliefs, np.column_stack([answers, votes]), self.vote_chances)
+        return Scores(risk(probabilities, answers), probabilities, probabilities.argmax(axis=1),
+                      (votes != ABSTAIN).any(axis=1))
+
+    def complete_votes(self, texts: np.ndarray, spans: np.ndarray, votes: np.ndarray) -> np.ndarray:
+        """The votes (n, m), with those of the sources that need only the text filled in where none is given."""
+        if not self.functions:
+            return votes
+        frame = pd.DataFrame({"text": texts})
+        names = [f"span{entity}" for entity in range(spans.shape[1])]
+        for entity, name in enumerate(names):
+            frame[name] = pd.Series(list(map(tuple, spans[:, entity].tolist())), dtype=object)
+        columns = Columns(path="-", spans=tuple(names))
+        written = apply_labelling_functions(self.functions, frame, columns, self.spec.classes,
+                                            np.arange(len(texts)).astype(str))
+        places = [source.name for source in self.spec.sources]
+        completed = votes.copy()
+        for number, function in enumerate(self.functions):
+            place = places.index(function.name)
+            completed[:, place] = np.where(votes[:, place] == ABSTAIN, written[:, number], votes[:, place])
+        return completed
+
+
+def save(model: RiskModel, folder: Path, sources: Path | None = None) -> None:
+    """Write a version's files into a folder; `sources` is the `sources.py` that travels with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"harmonizer.{name}": tensor.cpu().contiguous()
+               for name, tensor in model.harmonizer.state_dict().items()}
+    tensors["vote_chances"] = torch.from_numpy(np.ascontiguousarray(model.vote_chances))
+    save_file(tensors, folder / WEIGHTS)
+    (folder / SPEC).write_text(json.dumps(model.spec.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    if sources:
+        shutil.copyfile(sources, folder / SOURCES)
+
+
+def load(folder: Path, device: str = "cpu") -> RiskModel:
+    """Read what `save` wrote: the same risks, bit for bit.
+
+    Raises:
+        InputError: a file is missing or damaged, of a newer format, or not the one the spec was written for.
+    """
+    spec = load_spec(folder / SPEC)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        chances = tensors.pop("vote_chances").numpy()
+    except (OSError, SafetensorError, KeyError):
+        raise InputError(f"{folder / WEIGHTS} is missing or damaged.") from None
+    harmonizer = restore_harmonizer(spec.harmonizer, spec.encoder.width, len(spec.classes),
+                                    {name.removeprefix("harmonizer."): tensor for name, tensor in tensors.items()})
+    return RiskModel(spec, harmonizer.to(device), chances, _text_only(folder / SOURCES, spec.sources_digest))
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over a version's files: equal for equal models."""
+    total = hashlib.sha256()
+    for name in (WEIGHTS, SPEC, SOURCES):
+        if (folder / name).exists():
+            total.update(hashlib.sha256((folder / name).read_bytes()).digest() + name.encode())
+    return total.hexdigest()
+
+
+def align_votes(votes: np.ndarray, found: Sequence[Source], wanted: Sequence[Source]) -> np.ndarray:
+    """Reorder votes (n, found) into (n, wanted) by name; a source that was not found abstains.
+
+    Raises:
+        InputError: a source that the version does not know.
+    """
+    places = {source.name: place for place, source in enumerate(wanted)}
+    for source in found:
+        if source.name not in places:
+            raise InputError(f"the source '{source.name}' is unknown to this version. "
+                             f"It knows {len(wanted)} sources; retrain to add one.")
+    aligned = np.full((len(votes), len(wanted)), ABSTAIN, dtype=np.int16)
+    aligned[:, [places[source.name] for source in found]] = votes
+    return aligned
+
+
+def load_spec(path: Path) -> Spec:
+    """What a version is, without its weights.
+
+    Raises:
+        InputError: the file is missing, damaged or of a newer format.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        raise InputError(f"{path} is missing or damaged.") from None
+    if content.get("format") != FORMAT:
+        raise InputError(f"{path} has format {content.get('format')}. This polarscore reads format {FORMAT}.")
+    try:
+        return Spec(**content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe(error)}.") from None
+
+
+def _text_only(path: Path, expected: str | None) -> tuple[LabellingFunction, ...]:
+    if expected is None:
+        return ()
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise InputError(f"{path} is not the file that this version was trained with. It will not be run.")
+    return tuple(function for function in load_labelling_functions(path) if function.needs_only_text)

