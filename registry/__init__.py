@@ -1,0 +1,1 @@
+"""Registry: versions of a scorer and the stages they pass through."""
