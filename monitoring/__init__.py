@@ -1,0 +1,1 @@
+"""Monitoring: do the risk scores still tell the truth?"""
