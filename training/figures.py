@@ -27,8 +27,8 @@ def reliability_figure(risk: np.ndarray, error: np.ndarray, title: str) -> Figur
                   label="answers, by risk (area: how many)")
     above.set(ylim=(-0.02, 1.02), ylabel="observed error rate")
     above.legend(loc="upper left", frameon=False)
-    above.text(0.98, 0.04, f"{len(risk):,} answers\nerror rate {error.mean():.1%}, mean risk {risk.mean():.1%}\n"
-               f"ECE {ece(risk, error):.3f}", transform=above.transAxes, ha="right", va="bottom", color="#333333")
+    above.text(0.02, 0.86, f"{len(risk):,} answers\nerror rate {error.mean():.1%}, mean risk {risk.mean():.1%}\n"
+               f"ECE {ece(risk, error):.3f}", transform=above.transAxes, ha="left", va="top", color="#333333")
     below.hist(risk, bins=np.linspace(0, 1, 41).tolist(), color=RIGHT, alpha=0.8)
     below.set(xlim=(-0.02, 1.02), xlabel="risk: the probability that the LLM's answer is wrong", ylabel="answers")
     for axes in (above, below):
