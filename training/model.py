@@ -86,7 +86,7 @@ class RiskModel:
         with torch.inference_mode():
             chunks = torch.from_numpy(np.ascontiguousarray(vectors)).split(65536)
             beliefs = torch.cat([self.harmonizer(chunk.to(device)).exp().cpu() for chunk in chunks]).numpy()
-        probabilities = with_votes(beliefs, np.column_stack([answers, votes]), self.vote_chances)
+        probabilities = with_votes(beliefs, answers, votes, self.vote_chances)
         return Scores(risk(probabilities, answers), probabilities, probabilities.argmax(axis=1),
                       (votes != ABSTAIN).any(axis=1))
 
@@ -173,8 +173,9 @@ def load_spec(path: Path) -> Spec:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError):
         raise InputError(f"{path} is missing or damaged.") from None
-    if content.get("format") != FORMAT:
-        raise InputError(f"{path} has format {content.get('format')}. This polarscore reads format {FORMAT}.")
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path} has format {found}. This polarscore reads format {FORMAT}.")
     try:
         return Spec(**content)
     except ValidationError as error:

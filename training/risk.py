@@ -1,12 +1,18 @@
 """Risk: the probability that an answer is wrong, from the text and from this row's votes. Pure.
 
-The harmonizer's h(x) is a belief from the text alone. The votes on the row itself, the LLM's answer among
-them, are evidence on top, each worth what votes of its source have been worth so far:
+The harmonizer's h(x) is a belief from the text alone. The votes on the row itself are evidence on top, read
+in two ways that fail differently, and pooled:
 
-    p(k | x, votes) ∝ h(x)[k] · (Π_j P(source j votes λ_j | class k))^(1/√n)
+    p = (1 − b) · posterior + b · share,    b = ½ · n / (n + 1)    for n sources that voted
 
-over the n sources that voted. The chances P come from the training rows, h(x) standing in for the class, so
-no gold label enters. Sources repeat each other and the text, so n votes count as √n independent ones would.
+posterior: each vote, the LLM's answer among them, counts what votes of its source have been worth so far,
+    ∝ h(x)[k] · (Π_j P(λ_j | class k))^(1/√v)   over the v votes,
+  the chances P coming from the training rows with h(x) standing in for the class. Sources repeat each other
+  and the text, so v votes count as √v independent ones would.
+share: of the sources that voted, the part that named the class. It believes nothing that was learned, and so
+  bounds what a posterior led astray by a wrong majority can claim.
+
+No gold label enters. A row on which no source votes has the posterior alone, from its text and its answer.
 """
 
 import numpy as np
@@ -39,18 +45,26 @@ def vote_chances(votes: np.ndarray, beliefs: np.ndarray) -> np.ndarray:
     return (smoothed / smoothed.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def with_votes(beliefs: np.ndarray, votes: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """Class probabilities (n, K) from beliefs (n, K) and votes (n, m); a row without votes keeps its beliefs.
+def with_votes(beliefs: np.ndarray, answers: np.ndarray, votes: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """Class probabilities (n, K) from beliefs (n, K), the LLM's answers (n,) and the sources' votes (n, m).
 
-    votes: the LLM's answer is one of them. chances: (m, K voted, K true), as `vote_chances` gives them.
+    chances: (1 + m, K voted, K true), the LLM first, as `vote_chances` gives them. Rows sum to 1; one with
+    neither answer nor votes keeps its beliefs.
     """
+    posterior = _posterior(beliefs, np.column_stack([answers, votes]), chances)
+    counts = np.stack([(votes == k).sum(axis=1) for k in range(beliefs.shape[1])], axis=1)
+    voters = counts.sum(axis=1, keepdims=True)
+    pooled = 0.5 * voters / (voters + 1)
+    return (1 - pooled) * posterior + pooled * counts / np.maximum(voters, 1)
+
+
+def _posterior(beliefs: np.ndarray, votes: np.ndarray, chances: np.ndarray) -> np.ndarray:
     independent = 1 / np.sqrt(np.maximum((votes != ABSTAIN).sum(axis=1, keepdims=True), 1))
     log_chances = np.log(chances.astype(np.float64))
     logits = np.log(np.maximum(beliefs.astype(np.float64), 1e-12))
     for v in range(beliefs.shape[1]):
         logits += independent * ((votes == v) @ log_chances[:, v, :])
-    logits -= logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
