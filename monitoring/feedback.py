@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from monitoring.tables import SCORES, Feedback
 from training.errors import InputError
-from training.table import read_rows
+from training.rows import read_rows
 
 CHUNK = 1000  # keys a query: databases bound the number of parameters
 

@@ -14,9 +14,10 @@ from registry.versions import Versions
 from training.errors import InputError
 from training.job import embeddings
 from training.model import Scores, load
+from training.rows import read_rows
 from training.scoring import fitted, rows_of, score_table, scores_frame
 from training.state import State
-from training.table import Table, read_rows, read_table
+from training.table import Table, read_table
 from training.task import read_task
 
 FORMATS = (".parquet", ".jsonl", ".jsonl.gz")

@@ -70,10 +70,10 @@ def reliability(risk: np.ndarray, error: np.ndarray) -> pd.DataFrame:
 
 
 def r2(risk: np.ndarray, error: np.ndarray) -> float | None:
-    """Squared correlation of mean risk and mean error over bins of ⌊√n⌋ rows in the order of risk.
+    """Squared correlation of mean risk and mean error over bins of ⌊√n⌋ rows, the riskiest first.
 
-    The last, incomplete bin is dropped; with ties, the mean over 20 seeded orders. None with fewer
-    than two bins, or where risks or error rates are the same in all of them.
+    The last, incomplete bin, of the safest rows, is dropped; with ties, the mean over 20 seeded orders,
+    whatever the order of the rows. None with fewer than two bins, or where risks or error rates are the same in all of them.
     Source: Zhao et al., arXiv 2306.16564.
     """
     risk, error = _aligned(risk, error)
@@ -81,9 +81,12 @@ def r2(risk: np.ndarray, error: np.ndarray) -> float | None:
     if width == 0 or len(risk) // width < 2:
         return None
     rounded = np.round(risk, TIE_DECIMALS)
+    own = np.lexsort((risk, error, rounded))
+    risk, error, rounded = risk[own], error[own], rounded[own]
     tied = len(np.unique(rounded)) < len(rounded)
     orders = [np.random.default_rng(seed).random(len(risk)) for seed in range(TIE_ORDERS if tied else 1)]
-    found = [_squared_correlation(risk, error, np.lexsort((order, rounded)), width) for order in orders]
+    sorts = [np.lexsort((order, -rounded)) for order in orders]
+    found = [_squared_correlation(risk, error, rows, width) for rows in sorts]
     told = [value for value in found if value is not None]
     return float(np.mean(told)) if told else None
 

@@ -49,7 +49,7 @@ class Encoder:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path)
             self._network = AutoModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"the encoder '{name}' cannot be loaded: {str(error).splitlines()[0]}") from None
         self._network.eval().to(device)
         self._device, self._batch_size = device, batch_size
@@ -65,8 +65,9 @@ class Encoder:
         order = np.argsort([-len(text) for text in texts], kind="stable")
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
-            tokens = self._tokenizer([texts[row][: MAX_TOKENS * 40] for row in rows], padding=True, truncation=True,
-                                     max_length=MAX_TOKENS, return_tensors="pt").to(self._device)
+            heads = [texts[row][: MAX_TOKENS * 40].encode("utf-8", "replace").decode() for row in rows]
+            tokens = self._tokenizer(heads, padding=True, truncation=True, max_length=MAX_TOKENS,
+                                     return_tensors="pt").to(self._device)
             states = self._network(**tokens).last_hidden_state
             mask = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
             pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
@@ -123,7 +124,7 @@ class EmbeddingCache:
             vectors = self.encoder.encode([text for _, text in chunk], progress)
             known |= {key: vector for (key, _), vector in zip(chunk, vectors, strict=True)}
             self._keep([(key, vector.tobytes()) for (key, _), vector in zip(chunk, vectors, strict=True)])
-        return np.stack([known[key] for key in keys])
+        return np.stack([known[key] for key in keys]) if keys else np.empty((0, self.spec.width), dtype=np.float32)
 
     @property
     def encoder(self) -> Encoder:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from training.calibration import ece, reliability, risk_coverage
+from training.calibration import Measures, ece, reliability, risk_coverage
 
 RIGHT, WRONG, MUTED = "#2a7f9e", "#d1495b", "#8d99a6"
 
@@ -86,6 +86,30 @@ def weights_figure(weights: Mapping[str, float], title: str, most: int = 40) -> 
     axes.invert_yaxis()
     axes.set(xlabel="Pareto weight", title=title)
     _plain(axes)
+    return figure
+
+
+def bench_figure(
+    tasks: Mapping[str, Mapping[str, Measures]], mean: Mapping[str, Measures], own: str = "polarscore"
+) -> Figure:
+    """ECE and AUROC of every method: a faint point a task, a strong one for the mean, ours in colour."""
+    methods = sorted(mean, key=lambda method: mean[method]["ece"] or 0.0, reverse=True)
+    figure = Figure(figsize=(9.6, 1.2 + 0.36 * len(methods)), layout="constrained")
+    panels = (("ece", "ECE, lower is better"), ("auroc", "AUROC, higher is better"))
+    for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        for row, method in enumerate(methods):
+            colour = WRONG if method == own else RIGHT
+            points = [found[method][key] for found in tasks.values() if method in found]  # type: ignore[literal-required]
+            told = [point for point in points if point is not None]
+            axes.scatter(told, [row] * len(told), color=colour, alpha=0.25, s=22, linewidths=0)
+            if (value := mean[method][key]) is not None:  # type: ignore[literal-required]
+                axes.scatter([value], [row], color=colour, s=70, zorder=3)
+                axes.annotate(f"{value:.3f}", (value, row), xytext=(0, 8), textcoords="offset points", ha="center",
+                              fontsize=8, color=colour)
+        axes.set_yticks(range(len(methods)), labels=methods)
+        axes.set(xlabel=label, ylim=(-0.6, len(methods) - 0.3))
+        _plain(axes)
+    figure.suptitle(f"Risks of every method on {len(tasks)} tasks; large points are means", fontsize=12)
     return figure
 
 

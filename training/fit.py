@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from training.errors import InputError
 from training.harmonizer import make_harmonizer
 from training.pareto import SCALARISERS, Scalariser, source_losses, vote_table
+from training.task import ABSTAIN
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's figures: G averaged over rows, and every source's loss, on rows trained on and held out."""
+    """One epoch's figures: G and every source's loss, averaged over the rows with a vote, in training and held out.
+
+    Those of the rows trained on are as the steps met them, while the weights moved.
+    """
 
     number: int
     loss: float
@@ -54,6 +58,11 @@ class Voted:
     vectors: np.ndarray
     votes: np.ndarray
 
+    def where_voted(self, weights: np.ndarray) -> "Voted":
+        """The rows on which a source with a weight above 0 votes; the others have no loss."""
+        rows = (self.votes[:, weights > 0] != ABSTAIN).any(axis=1)
+        return self if rows.all() else Voted(self.vectors[rows], self.votes[rows])
+
 
 def fit(
     train: Voted,
@@ -75,30 +84,37 @@ def fit(
     if config.scalariser not in SCALARISERS:
         raise InputError(f"scalariser '{config.scalariser}' is unknown. Expected one of {', '.join(SCALARISERS)}.")
     scalariser = SCALARISERS[config.scalariser]
-    inputs, table = _tensors(train, weights, classes, scalariser, config.device)
-    kept = (table > 0).any(dim=1)
-    if not kept.any():
+    kept = train.where_voted(weights)
+    if not len(kept.votes):
         raise InputError("no source with a weight above 0 votes on any row to train on.")
-    inputs_kept, table_kept = inputs[kept], table[kept]
+    held_out = held_out.where_voted(weights)
+    if not len(held_out.votes):
+        held_out = kept  # the held-out rows have nothing to agree with
+    inputs, table = _tensors(kept, weights, classes, scalariser, config.device)
     held_inputs, held_table = _tensors(held_out, weights, classes, scalariser, config.device)
     harmonizer = make_harmonizer(config.harmonizer, inputs.shape[1], classes, config.seed).to(config.device)
-    optimiser = torch.optim.AdamW(harmonizer.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(harmonizer.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
+                                  fused=True)
     order = torch.Generator().manual_seed(config.seed)
     epochs: list[Epoch] = []
     best, best_weights = 0, _copy(harmonizer)
+    met = torch.empty_like(table)  # log h of each row, as this epoch's step met it
     for number in range(1, config.epochs + 1):
         harmonizer.train()
-        for rows in torch.randperm(len(table_kept), generator=order).split(config.batch_size):
-            loss = scalariser.combine(table_kept[rows], -harmonizer(inputs_kept[rows])).mean()
+        for rows in torch.randperm(len(table), generator=order).split(config.batch_size):
+            log_h = harmonizer(inputs[rows])
+            met[rows] = log_h.detach()
             optimiser.zero_grad()
-            loss.backward()
+            scalariser.combine(table[rows], -log_h).mean().backward()
             optimiser.step()
         harmonizer.eval()
-        loss_now, each_now = _evaluate(harmonizer, scalariser, inputs, table, train.votes)
-        held_loss, held_each = _evaluate(harmonizer, scalariser, held_inputs, held_table, held_out.votes)
-        epochs.append(Epoch(number, loss_now, held_loss, each_now, held_each))
+        with torch.inference_mode():
+            held = torch.cat([harmonizer(chunk) for chunk in held_inputs.split(65536)])
+        epochs.append(Epoch(
+            number, float(scalariser.combine(table, -met).mean()), float(scalariser.combine(held_table, -held).mean()),
+            source_losses(kept.votes, met.cpu().numpy()), source_losses(held_out.votes, held.cpu().numpy())))
         report(epochs[-1])
-        if held_loss < epochs[best].held_out_loss or number == 1:
+        if number == 1 or epochs[-1].held_out_loss < epochs[best].held_out_loss:
             best, best_weights = number - 1, _copy(harmonizer)
         elif number - 1 - best >= config.patience:
             break
@@ -111,16 +127,6 @@ def _tensors(
 ) -> tuple[Tensor, Tensor]:
     table = vote_table(rows.votes, weights, classes, scalariser.gather)
     return torch.from_numpy(rows.vectors).to(device), torch.from_numpy(table).to(device)
-
-
-@torch.inference_mode()
-def _evaluate(
-    harmonizer: nn.Module, scalariser: Scalariser, inputs: Tensor, table: Tensor, votes: np.ndarray
-) -> tuple[float, np.ndarray]:
-    log_h = torch.cat([harmonizer(chunk) for chunk in inputs.split(65536)]) if len(inputs) else table
-    if not len(log_h):
-        return float("nan"), np.zeros(votes.shape[1])
-    return float(scalariser.combine(table, -log_h).mean()), source_losses(votes, log_h.cpu().numpy())
 
 
 def _copy(harmonizer: nn.Module) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from training.errors import InputError
 from training.figures import histogram_figure, reliability_figure, risk_coverage_figure, weights_figure
 from training.fit import Epoch, Fit, FitConfig, Voted, fit
 from training.model import RiskModel, Scores, Spec
-from training.pareto import uniform_weights
+from training.pareto import family_weights, uniform_weights
 from training.risk import vote_chances
 from training.sources import ABSTAIN, load_labelling_functions, requirements_of, source_table
 from training.state import State
@@ -54,20 +54,21 @@ def train(
     state: State,
     config: FitConfig,
     name: str | None = None,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | str = "family",
     progress: Progress = Progress(),
 ) -> Trained:
     """Read a task, train its harmonizer, log the run, register the version as `candidate`.
 
     Gold labels are read for the measures alone, after the version is final.
-    weights: Pareto weights by source, `LLM` being the LLM's; uniform if not given.
+    weights: Pareto weights by source, `LLM` being the LLM's; or `uniform`; or `family`, uniform but for the
+    LLM's own family, which shares one weight.
 
     Raises:
         InputError: the task, the weights or the configuration is at fault; nothing is registered then.
     """
     task = read_task(folder)
     table = read_table(task)
-    pareto_weights = _weights(weights, table)
+    pareto_weights = pareto_weights_of(weights, task, table)
     requirements = requirements_of(task.sources_path) if task.sources_path else []
     state.prepare()
     vectors = embeddings(state)(passages(table.texts, table.spans), progress.encoded)
@@ -186,10 +187,20 @@ def read_weights(path: Path) -> dict[str, float]:
     return {name: float(value) for name, value in content.items()}
 
 
-def _weights(given: Mapping[str, float] | None, table: Table) -> dict[str, float]:
+def pareto_weights_of(given: Mapping[str, float] | str, task: Task, table: Table) -> dict[str, float]:
+    """Pareto weights by source, the LLM first, as given or by one of the two rules.
+
+    Raises:
+        InputError: an unknown rule, a source that the task lacks, one without a weight, or all weights 0.
+    """
     names = [LLM, *(source.name for source in table.sources)]
-    if given is None:
+    if given == "uniform":
         return dict(zip(names, uniform_weights(len(names)).tolist(), strict=True))
+    if given == "family":
+        families = [task.task.llm_family, *(source.family for source in table.sources)]
+        return dict(zip(names, family_weights(families).tolist(), strict=True))
+    if isinstance(given, str):
+        raise InputError(f"the Pareto weights '{given}' are unknown. Expected uniform, family, or a JSON file.")
     if strange := given.keys() - set(names):
         raise InputError(f"the Pareto weights name the source '{min(strange)}', which the task lacks.")
     if missing := [name for name in names if name not in given]:

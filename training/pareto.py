@@ -10,7 +10,7 @@ same for two sources as for two hundred.
 Source: Zhao et al., "Pareto Optimal Learning for Estimating Large Language Model Errors", arXiv 2306.16564.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +85,17 @@ def vote_table(votes: np.ndarray, weights: np.ndarray, classes: int, gather: str
 def uniform_weights(sources: int) -> np.ndarray:
     """Every source counts the same, 1/m each: (m,), summing to 1."""
     return np.full(sources, 1.0 / sources)
+
+
+def family_weights(families: Sequence[str]) -> np.ndarray:
+    """Uniform, but the LLM, which is the first source, shares one weight with the sources of its own family.
+
+    Those are the LLM asked differently: counted one by one they would outvote everybody with its own errors.
+    families: m names. Returns (m,), summing to 1.
+    """
+    own = np.array([family == families[0] for family in families])
+    weights = np.where(own, 1 / own.sum(), 1.0)
+    return weights / weights.sum()
 
 
 def source_losses(votes: np.ndarray, log_h: np.ndarray) -> np.ndarray:

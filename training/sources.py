@@ -115,6 +115,8 @@ def load_labelling_functions(path: Path) -> tuple[LabellingFunction, ...]:
     if not functions:
         raise InputError(f"{path} defines no labelling function. Decorate one with @labelling_function().")
     names = [function.name for function in functions]
+    if not all(name.isprintable() for name in names):
+        raise InputError(f"{path} names a labelling function with characters that cannot be printed on one line.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path} defines two labelling functions named '{twice}'.")
@@ -167,22 +169,27 @@ def apply_labelling_functions(
         views = zip(*(values[column] for column in function.columns), strict=True)
         cast = [_vote(function, Row(dict(zip(function.columns, view, strict=True))), ids[row])
                 for row, view in enumerate(views)]
-        votes[:, number] = encode_classes(pd.Series(cast, dtype=object), classes, ids, f"sources.py: '{function.name}'")
+        votes[:, number] = encode_classes(pd.Series(cast, dtype=object), classes, ids,
+                                          f"sources.py: '{function.name}'", quote=False)
     return votes
 
 
-def encode_classes(values: pd.Series, classes: Sequence[str], ids: np.ndarray, where: str) -> np.ndarray:
+def encode_classes(
+    values: pd.Series, classes: Sequence[str], ids: np.ndarray, where: str, quote: bool = True
+) -> np.ndarray:
     """Class names or indices to indices (n,) int16; None, NaN, "", -1 become -1 (abstains, no answer).
 
     A string that is a class's name means that class, even if it looks like another's index.
+    quote: whether an error repeats the value at fault, which may be a piece of somebody's text.
 
     Raises:
         InputError: names the row and the value that is no class; `where` begins the sentence.
     """
-    codes: dict[Any, int] = {ABSTAIN: ABSTAIN, "": ABSTAIN, str(ABSTAIN): ABSTAIN, None: ABSTAIN}
+    codes: dict[Any, int] = {ABSTAIN: ABSTAIN, "": ABSTAIN, None: ABSTAIN}
     codes |= {index: index for index in range(len(classes))}
-    codes |= {str(index): index for index in range(len(classes))}
+    codes |= {form: index for index in range(ABSTAIN, len(classes)) for form in (str(index), f"{index}.0")}
     codes |= {name: index for index, name in enumerate(classes)}
+    values = values.astype(object)
     try:
         mapped = values.map(codes, na_action="ignore")
     except TypeError:  # a list, an object: it cannot be a key of the map, so it is no class
@@ -191,7 +198,8 @@ def encode_classes(values: pd.Series, classes: Sequence[str], ids: np.ndarray, w
     if wrong.any():
         row = int(wrong.argmax())
         shown = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
-        raise InputError(f"{where} of row '{ids[row]}' is no class of this task: {str(values.iloc[row])[:60]!r}. "
+        found = repr(str(values.iloc[row])[:60]) if quote else f"a value of type {type(values.iloc[row]).__name__}"
+        raise InputError(f"{where} of row '{ids[row]}' is no class of this task: {found}. "
                          f"Expected one of {shown}, an index below {len(classes)}, or -1.")
     return mapped.astype(float).fillna(ABSTAIN).to_numpy(dtype=np.int16)
 
@@ -229,7 +237,7 @@ def source_table(votes: np.ndarray, answers: np.ndarray, sources: Sequence[Sourc
 def _vote(function: LabellingFunction, row: Row, identifier: str) -> Vote:
     try:
         return function(row)
-    except Exception as error:  # whatever a user's function raises is that function's fault
+    except (Exception, SystemExit) as error:  # whatever a user's function raises is that function's fault
         raise InputError(f"sources.py: '{function.name}' raised {type(error).__name__} "
                          f"on row '{identifier}'.") from error
 

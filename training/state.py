@@ -55,8 +55,11 @@ class State:
         """Create the state folder.
 
         Raises:
-            InputError: it cannot be created or written.
+            InputError: it cannot be created or written, or has a character in its path that a URL reads as another.
         """
+        if set("%?") & set(str(self.home)):
+            raise InputError(f"the state folder {self.home} has a % or ? in its path, which MLflow cannot address. "
+                             "Set POLARSCORE_HOME to another folder.")
         try:
             self.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:

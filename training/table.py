@@ -1,21 +1,18 @@
-"""A task's rows as aligned arrays: read from Parquet, JSON Lines or CSV, and checked before anything uses them."""
+"""A task's rows as aligned arrays, checked before anything uses them."""
 
-import gzip
 import hashlib
 import itertools
 import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from training.errors import InputError
+from training.rows import parsed, read_rows
 from training.sources import (
     ABSTAIN,
     LabellingFunction,
@@ -23,7 +20,7 @@ from training.sources import (
     encode_classes,
     load_labelling_functions,
 )
-from training.task import Source, Task
+from training.task import LLM, Columns, Source, Task
 
 SPLITS = ("train", "valid", "test")
 
@@ -34,7 +31,8 @@ class Table:
 
     ids, texts: n strings. spans: (n, entities, 2) character offsets; entities may be 0.
     splits: n of train, valid, test. answers: (n,) the LLM's. votes: (n, m), a column a source.
-    labels: (n,) gold, for evaluation alone. digest: SHA-256 of the data file and of sources.py.
+    labels: (n,) gold, for evaluation alone. confidence: (n,) the LLM's own in its answer, NaN where none is stored.
+    digest: SHA-256 of the data file and of sources.py.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +44,7 @@ class Table:
     answers: np.ndarray
     votes: np.ndarray
     labels: np.ndarray
+    confidence: np.ndarray
     digest: str
 
     def __len__(self) -> int:
@@ -53,7 +52,7 @@ class Table:
 
     def rows(self, where: np.ndarray | slice) -> "Table":
         """The rows that a mask, an index array or a slice picks."""
-        columns = ("ids", "texts", "spans", "splits", "answers", "votes", "labels")
+        columns = ("ids", "texts", "spans", "splits", "answers", "votes", "labels", "confidence")
         return replace(self, **{name: getattr(self, name)[where] for name in columns})
 
     def split(self, name: str) -> "Table":
@@ -112,128 +111,22 @@ def rows_to_table(
     votes = stored_votes(frame, task, ids, path)
     written = apply_labelling_functions(functions, frame, columns, task.classes, ids)
     sources = task.sources + tuple(Source(name=f.name, family=f.family) for f in functions)
-    names = [source.name for source in sources]
+    names = [LLM, *(source.name for source in sources)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"the source '{twice}' is in task.toml and in sources.py. Rename one of them.")
+        raise InputError(f"sources.py names a source '{twice}', a name that is taken. Rename it.")
     return Table(task.classes, sources, ids, texts, spans, splits, answers,
-                 np.concatenate([votes, written], axis=1), labels, digest="")
-
-
-def rows_to_score(task: Task, stored: int, frame: pd.DataFrame, path: str) -> Table:
-    """Check raw rows that are to be scored: `id`, `text`, `spans`, `answer`, `votes`, or the task's own column names.
-
-    task: its sources are all that a version knows, of which the data of its own making holds the first `stored`.
-    Everything but the text may be missing; ids are then row numbers, answers and votes -1.
-    The table's sources are those that the rows have votes of.
-    """
-    own = task.data
-    frame = frame.copy()
-    names = {key: next((name for name in (getattr(own, key), key) if name in frame), None)
-             for key in ("id", "text", "answer", "votes")}
-    if not names["id"]:
-        frame["id"] = [str(number) for number in range(1, len(frame) + 1)]
-    if not names["answer"]:
-        frame["answer"] = ABSTAIN
-    spans = own.spans
-    if spans and not set(spans) <= set(frame.columns) and "spans" in frame:
-        frame = _split_spans(frame, spans, path)
-    sources = _sources_in(frame, names["votes"], task.sources, stored)
-    columns = own.model_copy(update={
-        "id": names["id"] or "id", "text": names["text"] or own.text, "answer": names["answer"] or "answer",
-        "votes": names["votes"] or own.votes, "split": None, "response": None, "label": None,
-    })
-    return rows_to_table(task.model_copy(update={"data": columns, "sources": sources}), frame, path)
-
-
-def _sources_in(frame: pd.DataFrame, votes: str | None, sources: tuple[Source, ...], stored: int) -> tuple[Source, ...]:
-    """Of a version's sources, those that the votes in a frame are of."""
-    if votes is None:
-        prefixed = {column for column in frame.columns if str(column).startswith("vote:")}
-        if strange := prefixed - {f"vote:{source.name}" for source in sources}:
-            raise InputError(f"the column '{min(strange)}' is of no source that this version knows.")
-        return tuple(source for source in sources if f"vote:{source.name}" in prefixed)
-    first = next((value for value in frame[votes] if value is not None), None)
-    first = _votes_of(first)
-    if isinstance(first, list | tuple | np.ndarray) and len(first) != len(sources):
-        return sources[:stored]
-    return sources
-
-
-def _split_spans(frame: pd.DataFrame, names: tuple[str, ...], path: str) -> pd.DataFrame:
-    values = [json.loads(value) if isinstance(value, str) else value for value in frame["spans"]]
-    for row, value in enumerate(values):
-        if not isinstance(value, list | tuple | np.ndarray) or len(value) != len(names):
-            raise InputError(f"{path}, row {row + 1}: 'spans' should hold {len(names)} pairs [start, end].")
-    return frame.assign(**{name: pd.Series([value[e] for value in values], dtype=object, index=frame.index)
-                           for e, name in enumerate(names)})
-
-
-def read_rows(path: Path) -> pd.DataFrame:
-    """The raw rows of a Parquet, JSON Lines (.jsonl, .json) or CSV file, gzipped or not, by its ending.
-
-    CSV cells stay strings, an empty one meaning "nothing here". No row is dropped or reordered.
-
-    Raises:
-        InputError: no such file, another format, corrupt compression, a broken line.
-    """
-    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1].lower()
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise InputError(f"{path} is not a whole gzip file. Was its download cut short?") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    if not raw.strip():
-        raise InputError(f"{path} is empty. Expected at least one row.")
-    match kind:
-        case "jsonl" | "json" | "ndjson":
-            return _read_json_lines(raw, path)
-        case "csv":
-            return _read_csv(raw, path)
-        case "parquet":
-            try:
-                return pq.read_table(pa.BufferReader(raw)).to_pandas()
-            except (pa.ArrowException, OSError):
-                raise InputError(f"{path} is not a Parquet file that can be read.") from None
-    raise InputError(f"{path} has an unknown format. Expected .parquet, .jsonl or .csv, the last two also gzipped.")
-
-
-def _read_json_lines(raw: bytes, path: Path) -> pd.DataFrame:
-    rows = []
-    try:
-        for number, line in enumerate(raw.decode("utf-8").split("\n"), 1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise InputError(f"{path}, line {number} should be a JSON object. Found {type(row).__name__}.")
-                rows.append(row)
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8.") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number} is not valid JSON: {error.msg}.") from None
-    names = dict.fromkeys(itertools.chain.from_iterable(rows))
-    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
-
-
-def _read_csv(raw: bytes, path: Path) -> pd.DataFrame:
-    from io import BytesIO
-
-    try:
-        return pd.read_csv(BytesIO(raw), dtype=object, keep_default_na=False, na_values=[], encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} is not a CSV file that can be read: {str(error).strip()}.") from None
+                 np.concatenate([votes, written], axis=1), labels, _confidence(frame, columns), digest="")
 
 
 def _ids(column: pd.Series, path: str) -> np.ndarray:
-    missing = (column.isna() | (column.astype(str) == "")).to_numpy()
+    ids = np.array([str(value) for value in column], dtype=object)
+    missing = column.isna().to_numpy(dtype=bool) | (ids == "")
     if missing.any():
         raise InputError(f"{path}, row {missing.argmax() + 1} has no id in '{column.name}'.")
-    ids = column.astype(str).to_numpy(dtype=object)
+    broken = np.fromiter((i != i.encode("utf-8", "replace").decode() for i in ids), dtype=bool, count=len(ids))
+    if broken.any():
+        raise InputError(f"{path}, row {broken.argmax() + 1} has an id in '{column.name}' that is no valid Unicode.")
     repeated = pd.Series(ids).duplicated().to_numpy()
     if repeated.any():
         raise InputError(f"{path}, row '{ids[repeated.argmax()]}' occurs more than once. Ids should be distinct.")
@@ -249,7 +142,7 @@ def check_texts(column: pd.Series, ids: np.ndarray, path: str) -> np.ndarray:
     wrong = ~column.map(lambda text: isinstance(text, str) and bool(text.strip())).to_numpy(dtype=bool)
     if wrong.any():
         row = wrong.argmax()
-        found = repr(column.iloc[row]) if isinstance(column.iloc[row], str) else type(column.iloc[row]).__name__
+        found = "a blank one" if isinstance(column.iloc[row], str) else type(column.iloc[row]).__name__
         raise InputError(f"{path}, row '{ids[row]}': '{column.name}' should be a text. Found {found}.")
     return column.to_numpy(dtype=object)
 
@@ -331,7 +224,7 @@ def stored_votes(frame: pd.DataFrame, task: Task, ids: np.ndarray, path: str) ->
 
 
 def _flatten_votes(column: pd.Series, names: list[str], ids: np.ndarray, where: str) -> tuple[np.ndarray, str]:
-    values = [_votes_of(value) for value in column]
+    values = [parsed(value) for value in column]
     if any(isinstance(value, dict) for value in values):
         known = set(names)
         for row, value in enumerate(values):
@@ -347,19 +240,15 @@ def _flatten_votes(column: pd.Series, names: list[str], ids: np.ndarray, where: 
             found = len(value) if isinstance(value, list | tuple | np.ndarray) else type(value).__name__
             raise InputError(f"{where} of row '{ids[row]}' should have {len(names)} entries, one a source. "
                              f"Found {found}. Does task.toml list each source of the data?")
-    flat = np.empty(len(values) * len(names), dtype=object)
-    flat[:] = list(itertools.chain.from_iterable(values))
+    flat = np.fromiter(itertools.chain.from_iterable(values), dtype=object, count=len(values) * len(names))
     return flat, where
 
 
-def _votes_of(value: Any) -> Any:
-    """A row's votes; JSON where a format holds strings only."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value
+def _confidence(frame: pd.DataFrame, columns: Columns) -> np.ndarray:
+    if columns.confidence not in frame:
+        return np.full(len(frame), np.nan)
+    told = pd.to_numeric(frame[columns.confidence], errors="coerce").to_numpy(dtype=float)
+    return np.where((told >= 0) & (told <= 1), told, np.nan)
 
 
 def _digest(task: Task) -> str:

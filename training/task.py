@@ -19,7 +19,8 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""A name on one line: it stands in error messages, tables and tags."""
 
 
 class Source(_Frozen):
@@ -37,7 +38,10 @@ class Source(_Frozen):
 
 
 class Columns(_Frozen):
-    """`[data]`: the data file and which of its columns means what. None: the data has no such column."""
+    """`[data]`: the data file and which of its columns means what. None: the data has no such column.
+
+    confidence: the LLM's own in its answer, 0 to 1; used by the benchmark alone, and only if the data has it.
+    """
 
     path: Name
     id: str = "id"
@@ -47,6 +51,7 @@ class Columns(_Frozen):
     answer: str = "answer"
     response: str | None = None
     votes: str = "votes"
+    confidence: str = "llm_confidence"
     label: str | None = None
 
 

@@ -101,7 +101,7 @@ class Run:
     """An open MLflow run; made by `open_run`."""
 
     def __init__(self, client: "MlflowClient", run_id: str, sources: Sequence[str]):
-        self._client, self.run_id, self._sources = client, run_id, sources
+        self._client, self.run_id, self._sources = client, run_id, metric_names(sources)
 
     def log_epoch(self, epoch: Epoch) -> None:
         """G and every source's loss, on the rows trained on and on those held out, at this epoch."""
@@ -111,7 +111,7 @@ class Run:
         for name, loss, held_out in zip(self._sources, epoch.source_losses, epoch.held_out_source_losses, strict=True):
             values |= {f"source_loss.{name}": float(loss), f"held_out.source_loss.{name}": float(held_out)}
         now = pd.Timestamp.now("UTC").value // 10**6
-        metrics = [Metric(_metric_name(name), value, now, epoch.number) for name, value in values.items()]
+        metrics = [Metric(name, value, now, epoch.number) for name, value in values.items()]
         for start in range(0, len(metrics), 900):  # MLflow takes 1,000 a request
             self._client.log_batch(self.run_id, metrics=metrics[start : start + 900])
 
@@ -152,10 +152,9 @@ class Run:
         mlflow.log_dict({"digest": record.data_digest, "rows": dict(record.splits)}, "data.json")
         mlflow.log_dict(dict(record.pareto_weights), "pareto/weights.json")
         mlflow.log_dict(dict(record.source_losses), "pareto/source_losses.json")
-        mlflow.log_table(record.sources, "sources.json")
+        mlflow.log_table(record.sources.astype({"source": object, "family": object}), "sources.json")
         for split, measures in record.measures.items():
-            told = {f"{split}.{key}": value for key, value in (measures or {}).items() if value is not None}
-            mlflow.log_metrics(told)  # type: ignore[arg-type]
+            mlflow.log_metrics(_told(measures, f"{split}."))
         mlflow.log_dict(dict(record.measures), "measures.json")
         for name, figure in record.figures.items():
             mlflow.log_figure(figure, f"{name}.png", save_kwargs={"dpi": 150})
@@ -180,6 +179,15 @@ def open_run(state: State, name: str, sources: Sequence[str], title: str | None 
         raise PolarscoreError(f"MLflow could not keep the run: {_first_line(error)}") from error
 
 
+def metric_names(sources: Sequence[str]) -> list[str]:
+    """Names that MLflow takes for metrics, one a source: letters, digits and `_-.: `, distinct, not too long."""
+    names: list[str] = []
+    for source in sources:
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "_-.: ") else "_" for c in source)[:200]
+        names.append(name if name not in names else f"{name}~{len(names)}".replace("~", "_"))
+    return names
+
+
 def log_report(state: State, name: str, title: str, files: Sequence[Path], tags: Mapping[str, str]) -> str:
     """Keep a monitoring report's files as a run of its own in the model's experiment. Returns the run id."""
     with open_run(state, name, [], title) as run:
@@ -189,6 +197,32 @@ def log_report(state: State, name: str, title: str, files: Sequence[Path], tags:
         for file in files:
             mlflow.log_artifact(str(file), "report")
     return run.run_id
+
+
+def log_bench(
+    state: State,
+    tasks: Mapping[str, Mapping[str, Measures]],
+    mean: Mapping[str, Measures],
+    figure: Figure,
+    seeds: int,
+) -> str:
+    """Keep a benchmark as a run with one nested run a task and method. Returns the outer run's id."""
+    with open_run(state, "bench", [], "bench") as run:
+        import mlflow
+
+        mlflow.log_param("seeds", seeds)
+        mlflow.log_dict({"tasks": tasks, "mean": mean}, "bench.json")
+        mlflow.log_figure(figure, "bench.png", save_kwargs={"dpi": 150})
+        for task, methods in {**tasks, "mean": mean}.items():
+            for method, measures in methods.items():
+                with mlflow.start_run(run_name=f"{task} {method}", nested=True):
+                    mlflow.set_tags({"task": task, "method": method})
+                    mlflow.log_metrics(_told(measures))
+    return run.run_id
+
+
+def _told(measures: Mapping[str, Any] | None, prefix: str = "") -> dict[str, float]:
+    return {f"{prefix}{key}": float(value) for key, value in (measures or {}).items() if value is not None}
 
 
 def pin(packages: Sequence[str]) -> list[str]:
@@ -234,11 +268,6 @@ def _copy_code(folder: Path) -> Path:
     for path in sorted(room.glob("*.py")):
         shutil.copyfile(path, target / path.name)
     return target
-
-
-def _metric_name(name: str) -> str:
-    """MLflow allows letters, digits and `_-./: ` in a metric's name."""
-    return "".join(c if c.isalnum() or c in "_-./: " else "_" for c in name)[:250]
 
 
 @contextmanager

@@ -1,0 +1,146 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from training.encoder import EncoderSpec
+from training.errors import InputError
+from training.harmonizer import HARMONIZERS, make_harmonizer
+from training.model import RiskModel, Spec, align_votes, digest, load, load_spec, save
+from training.sources import load_labelling_functions
+from training.task import Columns, Source
+
+CODE = '''
+from training.sources import ABSTAIN, labelling_function
+
+
+@labelling_function()
+def shouts(row):
+    return "spam" if row.text.isupper() else ABSTAIN
+
+
+@labelling_function(columns=("text", "author"))
+def author(row):
+    return "ham"
+'''
+SOURCES = (Source(name="friend"), Source(name="shouts", family="rule"), Source(name="author", family="rule"))
+RANDOM = np.random.default_rng(0)
+VECTORS = RANDOM.normal(size=(7, 5)).astype(np.float32)
+ANSWERS, VOTES = np.array([0, 1, -1, 0, 1, 0, 1]), RANDOM.integers(-1, 2, (7, 3)).astype(np.int16)
+
+
+@pytest.fixture(params=sorted(HARMONIZERS))
+def saved(request, tmp_path):
+    """A version in memory, and the folder that it was saved to."""
+    import hashlib
+
+    code = tmp_path / "mine" / "sources.py"
+    code.parent.mkdir()
+    code.write_text(CODE)
+    spec = Spec(
+        name="mail", classes=("ham", "spam"), sources=SOURCES, stored_sources=1, columns=Columns(path="data.csv"),
+        encoder=EncoderSpec("fake", "1", 5), harmonizer=request.param, scalariser="linear",
+        pareto_weights={"LLM": 0.25, "friend": 0.25, "shouts": 0.25, "author": 0.25}, data_digest="0" * 64,
+        sources_digest=hashlib.sha256(CODE.encode()).hexdigest(),
+    )
+    functions = tuple(function for function in load_labelling_functions(code) if function.needs_only_text)
+    chances = RANDOM.dirichlet([1, 1], (4, 2)).transpose(0, 2, 1).astype(np.float32)
+    model = RiskModel(spec, make_harmonizer(request.param, 5, 2, seed=3).eval(), chances, functions)
+    save(model, tmp_path / "version", code)
+    return model, tmp_path / "version"
+
+
+def test_save_and_load_is_the_identity(saved, tmp_path):
+    model, folder = saved
+    loaded = load(folder)
+    assert loaded.spec == model.spec and [f.name for f in loaded.functions] == ["shouts"]
+    assert np.array_equal(loaded.vote_chances, model.vote_chances)
+    one, other = loaded.score(VECTORS, ANSWERS, VOTES), model.score(VECTORS, ANSWERS, VOTES)
+    assert one.risk.tobytes() == other.risk.tobytes() and one.probabilities.tobytes() == other.probabilities.tobytes()
+    save(loaded, tmp_path / "again", folder / "sources.py")
+    for file in sorted(path.name for path in folder.iterdir()):
+        assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes(), file
+    assert digest(folder) == digest(tmp_path / "again")
+
+
+def test_scores_are_probabilities_and_no_answer_has_no_risk(saved):
+    model, _ = saved
+    scores = model.score(VECTORS, ANSWERS, VOTES)
+    told = ANSWERS != -1
+    assert np.isnan(scores.risk).tolist() == (~told).tolist()
+    assert scores.probabilities.sum(axis=1) == pytest.approx(1.0)
+    assert scores.risk[told] == pytest.approx(1 - scores.probabilities[told, ANSWERS[told]])
+    assert scores.harmonizer_answers.tolist() == scores.probabilities.argmax(axis=1).tolist()
+    assert scores.votes_used.tolist() == (VOTES != -1).any(axis=1).tolist()
+
+
+def test_no_rows_have_no_scores(saved):
+    model, _ = saved
+    scores = model.score(np.empty((0, 5), dtype=np.float32), np.empty(0, dtype=int), np.empty((0, 3), dtype=np.int16))
+    assert scores.risk.shape == (0,) and scores.probabilities.shape == (0, 2)
+
+
+def test_functions_of_the_text_vote_where_no_vote_was_given(saved):
+    model, _ = saved
+    given = np.array([[-1, -1, -1], [-1, 0, 1], [0, -1, -1]], dtype=np.int16)
+    texts = np.array(["BUY", "BUY", "hi"], dtype=object)
+    completed = model.complete_votes(texts, np.zeros((3, 0, 2), dtype=int), given)
+    assert completed.tolist() == [[-1, 1, -1], [-1, 0, 1], [0, -1, -1]]
+    assert given[0].tolist() == [-1, -1, -1]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def without_chances(path):
+    raw = path.read_bytes()
+    (size,) = struct.unpack("<Q", raw[:8])
+    path.write_bytes(raw[:8] + raw[8 : 8 + size].replace(b"vote_chances", b"vote_chancez") + raw[8 + size :])
+
+
+def respecified(**changes):
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "found"),
+    [
+        ("weights.safetensors", lambda path: path.unlink(), "weights.safetensors is missing or damaged"),
+        ("weights.safetensors", cut, "weights.safetensors is missing or damaged"),
+        ("weights.safetensors", lambda path: path.write_bytes(b""), "weights.safetensors is missing or damaged"),
+        ("weights.safetensors", without_chances, "weights.safetensors is missing or damaged"),
+        ("spec.json", lambda path: path.unlink(), "spec.json is missing or damaged"),
+        ("spec.json", cut, "spec.json is missing or damaged"),
+        ("spec.json", lambda path: path.write_bytes(b"\xff"), "spec.json is missing or damaged"),
+        ("spec.json", lambda path: path.write_text("[]"), "spec.json has format None"),
+        ("spec.json", respecified(format=2), "spec.json has format 2. This polarscore reads format 1"),
+        ("spec.json", respecified(colour="red"), "unknown key 'colour'"),
+        ("spec.json", respecified(classes=["a", "b", "c"]), "no weights of a"),
+        ("spec.json", respecified(harmonizer="forest"), "harmonizer 'forest' is unknown"),
+        ("sources.py", lambda path: path.unlink(), "sources.py is not the file that this version was trained with"),
+        ("sources.py", lambda path: path.write_text(CODE + "1 / 0"), "sources.py is not the file that this version"),
+    ],
+)
+def test_a_damaged_version_is_one_line_that_names_the_file(saved, name, damage, found):
+    _, folder = saved
+    damage(folder / name)
+    with pytest.raises(InputError) as refusal:
+        load(folder)
+    assert found in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_version_without_sources_py_runs_none(saved):
+    _, folder = saved
+    respecified(sources_digest=None)(folder / "spec.json")
+    (folder / "sources.py").write_text("raise SystemExit('it was run')")
+    assert load(folder).functions == () and load_spec(folder / "spec.json").sources_digest is None
+
+
+def test_votes_are_aligned_by_name():
+    wanted = [Source(name=name) for name in "abc"]
+    votes = np.array([[0, 1]], dtype=np.int16)
+    assert align_votes(votes, [wanted[2], wanted[0]], wanted).tolist() == [[1, -1, 0]]
+    with pytest.raises(InputError, match="the source 'd' is unknown to this version"):
+        align_votes(votes, [wanted[0], Source(name="d")], wanted)
