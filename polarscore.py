@@ -7,6 +7,7 @@ import getpass
 import json
 import math
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
@@ -27,8 +28,13 @@ from training.state import State
 for _name in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "BENTOML_DO_NOT_TRACK"):
     os.environ[_name] = "True" if _name == "BENTOML_DO_NOT_TRACK" else "true"
 
+# MLflow would try for minutes to reach a server that is not there.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+
 OPTIONS: dict[str, Any] = {
-    "no_args_is_help": True, "add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None,
+    "invoke_without_command": True, "add_completion": False, "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
 }
 app = typer.Typer(help="Risk scores for the answers of large language models, without labelled data.", **OPTIONS)
 registry_app = typer.Typer(help="Stages of the registered versions.", **OPTIONS)
@@ -36,13 +42,27 @@ monitor_app = typer.Typer(help="Do the risks still tell the truth?", **OPTIONS)
 app.add_typer(registry_app, name="registry")
 app.add_typer(monitor_app, name="monitor")
 
-out, err = Console(), Console(stderr=True)
+WIDE = None if sys.stdout.isatty() else 160  # in a file or a pipe, no table is squeezed
+out, err = Console(width=WIDE, markup=False, emoji=False), Console(stderr=True, markup=False, emoji=False)
+
+COLUMNS = {"n": "answers", "error_rate": "error rate", "mean_risk": "mean risk", "ece": "ECE", "r2": "R²",
+           "auroc": "AUROC", "aurc": "AURC", "brier": "Brier"}
+SOURCES_SHOWN, WEIGHTS_SHOWN = 40, 8
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
-TaskDir = Annotated[Path, typer.Argument(help="A folder with a task.toml.")]
+TaskDir = Annotated[Path, typer.Argument(metavar="TASK_DIR", help="A folder with a task.toml.")]
 ModelUri = Annotated[str, typer.Option("--model", help="models:/NAME/VERSION or models:/NAME@ALIAS.")]
-AnyModel = Annotated[str | None, typer.Argument(help="A model's name; may be left out where there is only one.")]
-Which = Annotated[str | None, typer.Argument(help="models:/NAME/VERSION, models:/NAME@ALIAS or a model's name.")]
+AnyModel = Annotated[str | None, typer.Argument(
+    metavar="MODEL", help="A model's name; may be left out where there is only one.")]
+VERSION = "models:/NAME/VERSION or models:/NAME@ALIAS."
+Which = Annotated[str | None, typer.Argument(
+    metavar="VERSION", help="models:/NAME/VERSION, models:/NAME@ALIAS or a model's name; default: the candidate.")]
+Promoted = Annotated[str | None, typer.Argument(
+    metavar="VERSION", help="models:/NAME/VERSION, models:/NAME@ALIAS or a model's name; default: the candidate, "
+                              "and to production the version in staging, if one is there.")]
+Watched = Annotated[str | None, typer.Option(
+    "--model", help="models:/NAME/VERSION, models:/NAME@ALIAS or a model's name; default: the version in production, "
+                    "else the newest that has scored.")]
 WhichOption = Annotated[str | None, typer.Option("--model", help="The same, as an option.")]
 TaskOption = Annotated[Path | None, typer.Option("--task", help="The task to judge by; default: the training task.")]
 SplitOption = Annotated[str, typer.Option("--split", help="Its split: train, valid or test.")]
@@ -51,24 +71,42 @@ SplitOption = Annotated[str, typer.Option("--split", help="Its split: train, val
 def main() -> None:
     """Run the command line and exit."""
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+        code = app(prog_name="polarscore", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Abort:
         code = 130
-    except click.ClickException as error:
-        _fail(error.format_message())
+    except typer.TyperException as error:  # the command itself is wrong: an unknown option, a missing argument
+        context = getattr(error, "ctx", None)
+        _fail(error.format_message().rstrip(".") + (f". See: {context.command_path} --help" if context else "."))
         code = 2
     except PolarscoreError as error:
         _fail(str(error))
         code = error.exit_code
-    except BrokenPipeError:
-        sys.stdout = None
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:  # a full disk, a store that went away: one line, too
+        if os.environ.get("POLARSCORE_TRACEBACK"):
+            raise
+        _fail(f"{_cause(error)}. With POLARSCORE_TRACEBACK=1 it says where.")
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback()
+@registry_app.callback()
+@monitor_app.callback()
+def _help(context: typer.Context) -> None:
+    """Without a command: the list of them."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("polarscore-demo"),
+    folder: Annotated[Path, typer.Argument(
+        metavar="FOLDER", help="Where everything goes.")] = Path("polarscore-demo"),
     port: Annotated[int, typer.Option(help="Of the service; 0 takes a free one.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -79,12 +117,12 @@ def demo(
     if as_json:
         _print_json(result)
         return
-    grid = Grid("what", "on the test split", title="What the demo found", title_justify="left")
+    grid = _grid("what the demo found", "on the test split")
     for what, value in result["found"].items():
         grid.add_row(what, value)
     out.print(grid)
     for what, path in result["paths"].items():
-        out.print(f"{what:>28}  {path}", highlight=False, soft_wrap=True)
+        _say(f"{what:>28}  {path}")
 
 
 @app.command()
@@ -92,14 +130,19 @@ def train(
     task_dir: TaskDir,
     harmonizer: Annotated[str, typer.Option(help="linear or mlp.")] = "mlp",
     scalariser: Annotated[str, typer.Option(help="linear, quadratic, euclidean or chebyshev.")] = "linear",
-    weights: Annotated[Path | None, typer.Option(help="Pareto weights, a JSON file; default: uniform.")] = None,
+    weights: Annotated[str, typer.Option(
+        help='Pareto weights: uniform; family, in which the LLM asked differently counts as one; or a JSON file, '
+             '{"LLM": 1, "SOURCE": 0.5}.')] = "family",
     name: Annotated[str | None, typer.Option(help="The model's name; default: the task's.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most this many.")] = 30,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same version twice.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Of the optimiser, AdamW.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same version again.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Train a harmonizer on a task, log it to MLflow, register it as candidate."""
+    """Train a harmonizer on a task and register it as candidate.
+
+    The run goes to MLflow. No gold label is used, except for the measures that are printed.
+    """
     from training.fit import FitConfig
     from training.job import Progress as Told
     from training.job import read_weights
@@ -107,9 +150,12 @@ def train(
 
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise InputError("--learning-rate should be a finite number above 0.")
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        raise InputError("--name should be at most 100 letters, digits, '_', '.' and '-', the first a letter or digit. "
+                         f"Found '{name[:100]}'.")
     config = FitConfig(harmonizer=harmonizer, scalariser=scalariser, epochs=epochs, learning_rate=learning_rate,
                        seed=seed)
-    given = read_weights(weights) if weights else None
+    given = read_weights(Path(weights)) if weights.endswith(".json") else weights
     with _progress() as bars:
         encoding, fitting = bars.add_task("encoding", total=None), bars.add_task("training", total=epochs)
         trained = run_training(task_dir, State.from_environment(), config, name, given, Told(
@@ -124,8 +170,8 @@ def train(
         return
     _print_sources(trained.sources)
     _print_measures(trained.measures)
-    out.print(f"run {trained.run_id}\nversion models:/{trained.model}/{trained.version}, "
-              f"alias models:/{trained.model}@candidate", highlight=False, soft_wrap=True)
+    _say(f"registered models:/{trained.model}/{trained.version}, now also models:/{trained.model}@candidate; "
+         f"MLflow run {trained.run_id}")
 
 
 @app.command()
@@ -150,13 +196,18 @@ def evaluate(task_dir: TaskDir, model: ModelUri, split: SplitOption = "test", as
 
 @app.command()
 def score(
-    what: Annotated[Path, typer.Argument(metavar="TASK_DIR_OR_FILE", help="A task, or rows: .jsonl .csv .parquet")],
+    what: Annotated[Path, typer.Argument(
+        metavar="TASK_DIR_OR_FILE", help="A task's folder, or a file of rows: .jsonl, .csv, .parquet.")],
     model: ModelUri,
     target: Annotated[Path, typer.Option("--out", help="Where the risks go: .parquet or .jsonl.")],
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the scores, for feedback and monitoring.")] = True,
+    keep: Annotated[bool, typer.Option(
+        "--keep/--no-keep", help="Keep the scores, for feedback and monitoring.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Score every row in batch: a risk, class probabilities, the harmonizer's own answer."""
+    """Write a risk for every row of a task or a file.
+
+    With it go the class probabilities and the harmonizer's own answer, and a score_id that feedback can name.
+    """
     from serving.batch import score_batch
 
     summary = score_batch(State.from_environment(), what, model, target, keep)
@@ -164,8 +215,8 @@ def score(
         _print_json(summary)
         return
     mean = "none" if summary["mean_risk"] is None else f"{summary['mean_risk']:.3f}"
-    out.print(f"{summary['n']} rows scored by {summary['model']} version {summary['version']}, mean risk {mean}, "
-              f"written to {target}", highlight=False, soft_wrap=True)
+    _say(f"{summary['n']} rows scored by models:/{summary['model']}/{summary['version']}, mean risk {mean}, "
+         f"written to {target}")
 
 
 @app.command()
@@ -182,14 +233,14 @@ def bundle(model: ModelUri, as_json: AsJson = False) -> None:
     if as_json:
         _print_json({"bundle": tag, "model": version.model, "version": version.version})
         return
-    out.print(f"{tag}\nserve it: polarscore serve --bundle {tag}", highlight=False, soft_wrap=True)
+    _say(f"{tag}\nserve it: polarscore serve --bundle {tag}")
 
 
 @app.command()
 def serve(
     bundle_tag: Annotated[str | None, typer.Option("--bundle", help="NAME:TAG; default: the newest.")] = None,
     host: Annotated[str, typer.Option(help="Where it listens.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 3000,
 ) -> None:
     """Serve a bundle over HTTP until interrupted."""
     from serving.launch import serve as run_service
@@ -199,11 +250,15 @@ def serve(
 
 @app.command()
 def feedback(
-    file: Annotated[Path, typer.Argument(help="Rows of score_id or id, and label: .jsonl, .csv, .parquet.")],
+    file: Annotated[Path, typer.Argument(
+        metavar="FILE", help="Rows of score_id or id, and label: .jsonl, .csv, .parquet.")],
     model: Annotated[str | None, typer.Option("--model", help="A name: look ids up among its scores only.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join what people found out later to the scored answers; all rows count, or none."""
+    """Join what people found out later to the scored answers.
+
+    If one row is at fault, none counts.
+    """
     from monitoring.feedback import read_feedback
     from monitoring.store import Store
 
@@ -213,23 +268,26 @@ def feedback(
     if as_json:
         _print_json({"rows": len(rows), "scores": labelled})
         return
-    out.print(f"{len(rows)} rows of feedback joined to {labelled} scores", highlight=False)
+    _say(f"{len(rows)} rows of feedback joined to {labelled} scores")
 
 
 @registry_app.command("list")
 def registry_list(model: AnyModel = None, as_json: AsJson = False) -> None:
-    """All versions, the newest first, with their measures on the valid split."""
+    """All versions, the newest first, measured on the valid split."""
     versions = _versions()
     found = [{"model": version.model, "version": version.version, "stage": version.stage,
               "measures": version.measures("valid")} for version in versions.list(model)]
     if as_json:
         _print_json(found)
         return
-    grid = Grid("model", "version", "stage", "ECE", "R²", "AUROC", "AURC", "Brier", "answers")
+    if not found:
+        _say("no version is registered yet. See: polarscore train --help")
+        return
+    keys = [key for key in COLUMNS if key not in ("error_rate", "mean_risk")]
+    grid = _grid("model", "version", "stage", *(COLUMNS[key] for key in keys))
     for row in found:
         measures = row["measures"] or {}
-        grid.add_row(row["model"], str(row["version"]), row["stage"],
-                     *(_figure(measures.get(key)) for key in ("ece", "r2", "auroc", "aurc", "brier", "n")))
+        grid.add_row(row["model"], str(row["version"]), row["stage"], *(_figure(measures.get(key)) for key in keys))
     out.print(grid)
 
 
@@ -249,20 +307,24 @@ def registry_show(which: Which = None, model: WhichOption = None, as_json: AsJso
     if as_json:
         _print_json(shown)
         return
-    for key, value in shown.items():
-        if key not in ("measures", "pareto_weights"):
-            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            out.print(f"{key:>15}  {text}", highlight=False, soft_wrap=True)
     weights = sorted(spec.pareto_weights.items(), key=lambda pair: -pair[1])
-    out.print(f"{'Pareto weights':>15}  " + ", ".join(f"{name} {value:.3g}" for name, value in weights[:8])
-              + (f", and {len(weights) - 8} more" if len(weights) > 8 else ""), highlight=False, soft_wrap=True)
+    more = f", and {len(weights) - WEIGHTS_SHOWN} more" if len(weights) > WEIGHTS_SHOWN else ""
+    words = {
+        "version": version.uri, "stage": version.stage, "aliases": ", ".join(version.aliases) or "none",
+        "MLflow run": version.run_id, "created": f"{_moment(version.created)} UTC", "classes": ", ".join(spec.classes),
+        "harmonizer": spec.harmonizer, "scalariser": spec.scalariser,
+        "encoder": f"{spec.encoder.name} {spec.encoder.version}", "data": f"SHA-256 {spec.data_digest}",
+        "Pareto weights": ", ".join(f"{name} {value:.3g}" for name, value in weights[:WEIGHTS_SHOWN]) + more,
+    }
+    for key, value in words.items():
+        _say(f"{key:>15}  {value}")
     _print_measures(shown["measures"])
 
 
 @registry_app.command("promote")
 def registry_promote(
     to: Annotated[str, typer.Option("--to", help="staging or production.")],
-    which: Which = None,
+    which: Promoted = None,
     model: WhichOption = None,
     why: Annotated[str, typer.Option(help="For the log.")] = "",
     who: Annotated[str | None, typer.Option(help="For the log; default: the user at this machine.")] = None,
@@ -270,13 +332,15 @@ def registry_promote(
     split: SplitOption = "valid",
     as_json: AsJson = False,
 ) -> None:
-    """Move a version to a stage. To production, it must stand beside the version that is there now."""
-    from registry.promotion import TARGETS, promote
+    """Move a version to staging or production.
 
+    To production, it must be no worse than the version that is there now, by the gates.
+    """
+    from registry.promotion import check_target, promote
+
+    check_target(to)
     state = State.from_environment()
     versions = _versions()
-    if to not in TARGETS:
-        raise InputError(f"stage '{to}' is unknown. Expected one of {', '.join(TARGETS)}.")
     version = _version(versions, which or model, to)
     change = promote(state, versions, version, to, _judge(state, versions, to, task, split), who or _user(), why)
     if as_json:
@@ -287,7 +351,7 @@ def registry_promote(
 
 @registry_app.command("gate")
 def registry_gate(
-    which: Which = None,
+    which: Promoted = None,
     model: WhichOption = None,
     to: Annotated[str, typer.Option("--to", help="staging or production.")] = "production",
     task: TaskOption = None,
@@ -295,6 +359,9 @@ def registry_gate(
     as_json: AsJson = False,
 ) -> None:
     """Show what the gates say of a promotion, without promoting."""
+    from registry.promotion import check_target
+
+    check_target(to)
     state = State.from_environment()
     versions = _versions()
     version = _version(versions, which or model, to)
@@ -302,11 +369,15 @@ def registry_gate(
     if as_json:
         _print_json({"model": version.model, "version": version.version, "to": to, "allowed": decision.allowed,
                      "gates": [asdict(gate) for gate in decision.gates]})
+    elif not decision.gates:
+        _say(f"no gate stands before {to}: any version may go there")
     else:
-        grid = Grid("gate", "state", "why")
+        grid = _grid("gate", "state", "why")
         for gate in decision.gates:
             grid.add_row(gate.name, gate.state, gate.reason)
         out.print(grid)
+        if decision.allowed:
+            _say(f"{version.uri} may go to {to}")
     if not decision.allowed:
         raise CheckFailed(f"version {version.version} of '{version.model}' may not go to {to}. {decision.refusal}.")
 
@@ -341,16 +412,21 @@ def registry_history(model: AnyModel = None, as_json: AsJson = False) -> None:
                       "from": e.from_stage, "to": e.to_stage, "replaced": e.replaced, "why": e.why, "gates": e.gates}
                      for e in entries])
         return
-    grid = Grid("at (UTC)", "who", "action", "version", "from", "to", "in place of", "why")
+    if not entries:
+        _say(f"no version of '{name}' has changed its stage yet")
+        return
+    grid = _grid("at (UTC)", "version", "change", "who", "why")
     for e in entries:
-        grid.add_row(f"{e.at:%Y-%m-%d %H:%M:%S}", e.who, e.action, str(e.version), e.from_stage, e.to_stage,
-                     "" if e.replaced is None else str(e.replaced), e.why)
+        place = "" if e.replaced is None else f", in place of {e.replaced}"
+        undone = "rollback, " if e.action == "rollback" else ""
+        grid.add_row(_moment(e.at), str(e.version), f"{undone}{e.from_stage} → {e.to_stage}{place}", e.who, e.why)
     out.print(grid)
 
 
 @registry_app.command("at")
 def registry_at(
-    when: Annotated[str, typer.Argument(help="A moment such as 2026-11-20T12:00, in UTC if it names no zone.")],
+    when: Annotated[str, typer.Argument(
+        metavar="WHEN", help="A moment such as 2026-11-20T12:00, in UTC if it names no zone.")],
     model: AnyModel = None,
     as_json: AsJson = False,
 ) -> None:
@@ -367,7 +443,7 @@ def registry_at(
     if as_json:
         _print_json({"model": name, "at": moment, "version": version})
         return
-    out.print("none" if version is None else f"models:/{name}/{version}", highlight=False)
+    _say("none" if version is None else f"models:/{name}/{version}")
 
 
 @registry_app.command("verify")
@@ -383,12 +459,16 @@ def registry_verify(model: AnyModel = None, as_json: AsJson = False) -> None:
     if found:
         raise CheckFailed("; ".join(found) + ".")
     if not as_json:
-        out.print(f"aliases and log of '{name}' agree", highlight=False)
+        _say(f"aliases and log of '{name}' agree")
 
 
 @registry_app.command("diff")
-def registry_diff(one: str, other: str, as_json: AsJson = False) -> None:
-    """What differs between two versions: measures, Pareto weights, sources, data."""
+def registry_diff(
+    one: Annotated[str, typer.Argument(metavar="ONE", help=VERSION)],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help=VERSION)],
+    as_json: AsJson = False,
+) -> None:
+    """What differs between two versions: measures, weights, data."""
     from registry.comparison import differences
 
     versions = _versions()
@@ -396,19 +476,25 @@ def registry_diff(one: str, other: str, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
         return
-    grid = Grid("what", one, other)
+    if not found:
+        _say("no difference")
+        return
+    grid = _grid("what", one, other)
     for what, (left, right) in found.items():
-        grid.add_row(what, _figure(left), _figure(right))
-    out.print(grid if found else "no difference")
+        grid.add_row(what, _figure(left) or "-", _figure(right) or "-")
+    out.print(grid)
 
 
 @monitor_app.command("report")
 def monitor_report(
-    model: Annotated[str | None, typer.Option("--model", help="models:/NAME@ALIAS, or a model's name.")] = None,
+    model: Watched = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where it goes; default: in the state folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an Evidently report: drift of risks and inputs, and risk against observed error."""
+    """Write an Evidently report on risks and inputs since training.
+
+    Where feedback exists, it sets the risks against the observed errors.
+    """
     from monitoring.watch import report
 
     with err.status("writing the report"):
@@ -416,13 +502,19 @@ def monitor_report(
     if as_json:
         _print_json(written)
         return
-    for key, value in written.items():
-        out.print(f"{key:>10}  {value}", highlight=False, soft_wrap=True)
+    words = {
+        "version": f"models:/{written['model']}/{written['version']}",
+        "scores": f"{written['scores']}, of which {written['labelled']} with feedback",
+        "report": written["html"], "as JSON": written["json"], "MLflow run": written["run_id"],
+        "over time": "polarscore monitor ui",
+    }
+    for key, value in words.items():
+        _say(f"{key:>10}  {value}")
 
 
 @monitor_app.command("check")
 def monitor_check(
-    model: Annotated[str | None, typer.Option("--model", help="models:/NAME@ALIAS, or a model's name.")] = None,
+    model: Watched = None,
     strict: Annotated[bool, typer.Option("--strict", help="Count what cannot be told as a failure.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -434,34 +526,90 @@ def monitor_check(
     if as_json:
         _print_json({"ok": ok, "alarms": [asdict(alarm) for alarm in alarms]})
     else:
-        grid = Grid("alarm", "state", "since", "size", "why")
+        grid = _grid("alarm", "state", "why")
         for alarm in alarms:
-            grid.add_row(alarm.name, alarm.state, "" if alarm.since is None else str(alarm.since)[:19],
-                         _figure(alarm.size), alarm.reason)
+            since = "" if alarm.since is None else f"since {_moment(alarm.since)} UTC: "
+            grid.add_row(alarm.name, alarm.state, since + alarm.reason)
         out.print(grid)
     if not ok:
-        off = [alarm.name for alarm in alarms if alarm.state == "alarm" or (strict and alarm.state == "unknown")]
-        raise CheckFailed(f"off: {', '.join(off)}.")
+        states = ("alarm", "unknown") if strict else ("alarm",)
+        off = {state: [alarm.name for alarm in alarms if alarm.state == state] for state in states}
+        raise CheckFailed("; ".join(f"{state}: {', '.join(names)}" for state, names in off.items() if names) + ".")
 
 
 @monitor_app.command("sample")
 def monitor_sample(
     budget: Annotated[int, typer.Option(min=1, help="How many answers people can check.")],
-    model: Annotated[str | None, typer.Option("--model", help="models:/NAME@ALIAS, or a model's name.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    model: Watched = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same answers again.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Choose which answers to check next, each with its known probability of being chosen."""
+    """Choose which answers people should check next.
+
+    Each is drawn with a known probability, so that what they find can be weighted to hold for all answers.
+    """
     from monitoring.watch import sample
 
     chosen = sample(State.from_environment(), model, budget, seed)
     if as_json:
         _print_json(chosen)
         return
-    grid = Grid("score_id", "id", "risk", "probability")
+    if not chosen:
+        _say("nothing is left to check")
+        return
+    grid = _grid("score_id", "id", "risk", "probability")
     for row in chosen:
         grid.add_row(row["score_id"], row["id"], _figure(row["risk"]), _figure(row["probability"]))
     out.print(grid)
+
+
+@monitor_app.command("ui")
+def monitor_ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine.")] = 8000,
+) -> None:
+    """Show the reports, and the measures over time, in a browser.
+
+    Evidently's own pages, on this machine alone, until interrupted.
+    """
+    from monitoring.watch import serve_reports
+
+    serve_reports(State.from_environment(), port, lambda: _say(f"http://127.0.0.1:{port}"))
+
+
+@app.command()
+def bench(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of tasks.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many; measures are means over them.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="Where the plot goes, a .png; it is in MLflow, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run every task of a folder, ours beside the baselines.
+
+    The measures are those of the test splits.
+    """
+    from training import bench as bench_run
+    from training.figures import bench_figure
+    from training.job import embeddings
+    from training.tracking import log_bench
+
+    state = State.from_environment()
+    if plot and plot.suffix != ".png":
+        raise InputError(f"--plot {plot} should end in .png.")
+    tasks = bench_run.run(folder, embeddings(state), seeds,
+                          done=lambda name, found: err.print(f"{name}: ECE {_figure(found['polarscore']['ece'])}, "
+                                                             f"AUROC {_figure(found['polarscore']['auroc'])}"))
+    mean = bench_run.mean_over_tasks(tasks)
+    figure = bench_figure(tasks, mean)
+    run_id = log_bench(state, tasks, mean, figure, seeds)
+    if plot:
+        figure.savefig(plot, dpi=150)
+    if as_json:
+        _print_json({"tasks": tasks, "mean": mean})
+        return
+    for name, found in {**tasks, f"mean over {len(tasks)} tasks": mean}.items():
+        _say(f"\n{name}")
+        _print_measures(found, "method")
+    out.print(f"logged as run {run_id}", highlight=False, soft_wrap=True)
 
 
 def _versions() -> Any:
@@ -514,31 +662,46 @@ def _user() -> str:
 
 def _progress() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                    console=err, transient=not err.is_terminal)
+                    console=err, disable=not err.is_terminal)
 
 
-def _print_measures(measures: Mapping[str, Mapping[str, Any] | None]) -> None:
-    grid = Grid("split", "answers", "error rate", "mean risk", "ECE", "R²", "AUROC", "AURC", "Brier")
+def _print_measures(measures: Mapping[str, Mapping[str, Any] | None], rows: str = "split") -> None:
+    grid = _grid(rows, *COLUMNS.values())
     for split, found in measures.items():
-        keys = ("n", "error_rate", "mean_risk", "ece", "r2", "auroc", "aurc", "brier")
-        grid.add_row(split, *(["no labels"] if found is None else [_figure(found[key]) for key in keys]))
+        grid.add_row(split, *(["none labelled"] if found is None else [_figure(found[key]) for key in COLUMNS]))
     out.print(grid)
 
 
 def _print_sources(table: Any) -> None:
-    grid = Grid("source", "family", "coverage", "overlaps", "conflicts", "agrees with the LLM")
-    for row in table.head(40).itertuples():
+    grid = _grid("source", "family", "coverage", "overlaps", "conflicts", "like the LLM")
+    for row in table.head(SOURCES_SHOWN).itertuples():
         grid.add_row(row.source[:60], row.family, f"{row.coverage:.1%}", f"{row.overlaps:.1%}",
                      f"{row.conflicts:.1%}", "" if math.isnan(row.agreement) else f"{row.agreement:.1%}")
     out.print(grid)
-    if len(table) > 40:
-        out.print(f"and {len(table) - 40} more sources; all of them are in MLflow, sources.json", highlight=False)
+    if len(table) > SOURCES_SHOWN:
+        _say(f"and {len(table) - SOURCES_SHOWN} more sources; all of them are in MLflow, sources.json")
 
 
 def _print_change(change: Any) -> None:
     place = f", in place of version {change.replaced}" if change.replaced else ""
-    out.print(f"version {change.version} of '{change.model}': {change.from_stage} → {change.to_stage}{place}",
-              highlight=False, soft_wrap=True)
+    _say(f"version {change.version} of '{change.model}': {change.from_stage} → {change.to_stage}{place}")
+
+
+def _grid(*names: str) -> Grid:
+    """A table that fits a narrow terminal; only words without a bound may take several lines."""
+    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in names:
+        grid.add_column(name, overflow="fold", no_wrap=name not in ("why", "who", "source"),
+                        justify="right" if name in COLUMNS.values() else "left")
+    return grid
+
+
+def _say(text: str) -> None:
+    out.print(text, highlight=False, soft_wrap=True)
+
+
+def _moment(value: datetime) -> str:
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _figure(value: Any) -> str:
@@ -566,6 +729,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.item() if hasattr(value, "item") else value
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, in a line: of a failed system call, what it was about; of a database, what it says itself."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror + (f": {cause.filename}" if cause.filename else "")
+    lines = str(cause).strip().splitlines()
+    kind = "MLflow" if type(cause).__module__.startswith("mlflow") else type(cause).__name__
+    return kind + (f": {lines[0][:300].rstrip('.')}" if lines else "")
 
 
 def _fail(message: str) -> None:

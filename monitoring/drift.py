@@ -3,10 +3,14 @@
 The only place that imports Evidently, and only once a report is asked for: the import takes seconds.
 """
 
+import io
 import json
 import os
+import socket
 import tempfile
 import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from monitoring.alarms import Thresholds
 from monitoring.change import of_categories, of_numbers
@@ -25,6 +30,23 @@ NUMERICAL = ("risk", "text_length", "sources_voting", "agreement")
 CATEGORICAL = ("answer", "harmonizer_answer")
 DRIFT_COLUMNS = ("risk", "answer", "harmonizer_answer", "agreement", "sources_voting", "text_length")
 """What a report compares with the reference: columns of `Store.frame`, none of which names a row."""
+
+
+MEASURED = {
+    "Observed errors, and those that the risks predict": {"ErrorRate": "observed", "MeanRisk": "predicted"},
+    "Calibration error": {"ExpectedCalibrationError": "ECE"},
+    "How well risk tells wrong from right": {"RiskAuroc": "AUROC"},
+    "Answers scored": {"Summary": "scores"},
+}
+"""What Evidently's pages plot over the reports: a title, and metrics of `monitoring.metrics` with their legends."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Where Evidently's pages find a report: its workspace, and a project there, one a model."""
+
+    workspace: Path
+    project: str
 
 
 @dataclass(frozen=True)
@@ -43,11 +65,13 @@ def write_report(
     *,
     thresholds: Thresholds | None = None,
     at: datetime | None = None,
+    pages: "Pages | None" = None,
 ) -> ReportFiles:
     """Write `folder/name.html` and `folder/name.json`, replacing them in one step each.
 
     reference, current: tables like those of `Store.frame`; only `DRIFT_COLUMNS` and `error` are read, and a
-    column that is missing counts as unknown. at: the report's moment, by default this one.
+    column that is missing counts as unknown. at: the report's moment, by default this one. pages: where to keep the
+    report besides, for `serve_pages`.
 
     The files hold counts, means of bins and distances: no text, no id, no list of rows. What cannot be told is said in
     words: too few rows to compare, no feedback yet.
@@ -66,9 +90,38 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         _write(files.html, html.replace("<head>", f"<head><title>polarscore: {_plain(name)}</title>", 1))
         _write(files.json, json.dumps(content, indent=1, allow_nan=False, default=str))
+        if pages:
+            _keep(snapshot, pages)
     except OSError as error:
         raise InputError(f"the report cannot be written to {folder}: {error.strerror}.") from None
     return files
+
+
+def serve_pages(workspace: Path, port: int, ready: Callable[[], None]) -> None:
+    """Serve Evidently's pages on a workspace, on this machine alone, until interrupted; `ready` is called before.
+
+    Raises:
+        InputError: no report is kept there, or the port is taken.
+    """
+    if not workspace.is_dir():
+        raise InputError("there is no report to show yet. Write one: polarscore monitor report")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+        except OSError as error:
+            raise InputError(f"port {port} cannot be used: {error.strerror}. Choose another with --port.") from None
+        _import_evidently()
+        with warnings.catch_warnings():  # of its imports, as above
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import uvicorn
+            from evidently.ui.service.app import create_app, get_config
+
+            app = create_app(get_config(port=port, workspace=str(workspace)))
+        ready()
+        with redirect_stdout(io.StringIO()):
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
 
 def make_report(
@@ -178,6 +231,25 @@ def _safe(frame: pd.DataFrame) -> pd.DataFrame:
 def _plain(text: Any) -> str:
     """A name that cannot be read as markup in the page."""
     return str(text).replace("<", "‹").replace(">", "›").replace("&", "＆")
+
+
+def _keep(snapshot: Any, pages: Pages) -> None:
+    """Add a report to its project; a new project gets the plots of `MEASURED`."""
+    from evidently.sdk.models import PanelMetric
+    from evidently.sdk.panels import line_plot_panel
+    from evidently.ui.workspace import Workspace
+
+    pages.workspace.mkdir(parents=True, exist_ok=True)
+    with FileLock(pages.workspace / ".lock"):  # or two reports at once would both make the project
+        workspace = Workspace.create(str(pages.workspace))
+        found = [project for project in workspace.list_projects() if project.name == pages.project]
+        project = found[0] if found else workspace.create_project(pages.project)
+        if not found:
+            for title, metrics in MEASURED.items():
+                project.dashboard.add_panel(line_plot_panel(title, size="half", values=[
+                    PanelMetric(metric=f"evidently:metric_v2:{name}", legend=legend)
+                    for name, legend in metrics.items()]))
+        workspace.add_run(project.id, snapshot)
 
 
 def _too_few(before: pd.Series, after: pd.Series, rows: int) -> str | None:

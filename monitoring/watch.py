@@ -1,5 +1,6 @@
 """Watching a version: what production scored, beside what training saw, to a report, alarms, a sample to check."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,25 @@ def watched(state: State, which: str | None) -> Watched:
 
 def report(state: State, which: str | None, folder: Path | None) -> dict[str, Any]:
     """Write the Evidently report and log it to MLflow: paths, run id, and how many scores and labels it rests on."""
-    from monitoring.drift import write_report
+    from monitoring.drift import Pages, write_report
 
     seen = watched(state, which)
     moment = now()
     name = f"{seen.version.model}-v{seen.version.version}-{moment:%Y%m%dT%H%M%SZ}"
-    files = write_report(seen.reference, seen.current, folder or state.reports, name, at=moment)
+    files = write_report(seen.reference, seen.current, folder or state.reports, name, at=moment,
+                         pages=Pages(_workspace(state), seen.version.model))
     run_id = log_report(state, seen.version.model, name, [files.html, files.json],
                         {"version": str(seen.version.version)})
     return {"model": seen.version.model, "version": seen.version.version, "scores": len(seen.current),
             "labelled": int(seen.current["error"].notna().sum()), "html": str(files.html), "json": str(files.json),
             "run_id": run_id}
+
+
+def serve_reports(state: State, port: int, ready: Callable[[], None]) -> None:
+    """Show all reports in Evidently's pages until interrupted; `ready` is called once the port is ours."""
+    from monitoring.drift import serve_pages
+
+    serve_pages(_workspace(state), port, ready)
 
 
 def check(state: State, which: str | None) -> list[Alarm]:
@@ -62,6 +71,10 @@ def sample(state: State, which: str | None, budget: int, seed: int) -> list[dict
     """Answers to check next: score_id, id, risk, and the probability with which each was drawn."""
     chosen = choose(watched(state, which).current, budget, seed).rename(columns={"item_id": "id"})
     return chosen[["score_id", "id", "risk", "probability"]].to_dict("records")
+
+
+def _workspace(state: State) -> Path:
+    return state.reports / "workspace"
 
 
 def _version(versions: Versions, scored: list[ModelCount], which: str | None) -> Version:

@@ -27,6 +27,16 @@ class Change:
 Judge = Callable[[Version, Version | None], Decision]
 
 
+def check_target(to: str) -> None:
+    """Refuse a stage that no version can be promoted to.
+
+    Raises:
+        InputError: the stage is unknown.
+    """
+    if to not in TARGETS:
+        raise InputError(f"stage '{to}' is unknown. Expected one of {', '.join(TARGETS)}.")
+
+
 def promote(
     state: State, versions: Versions, candidate: Version, to: str, judge: Judge, who: str, why: str
 ) -> Change:
@@ -38,8 +48,7 @@ def promote(
         InputError: an unknown stage, or the version is there already.
         CheckFailed: a gate refuses; nothing has changed.
     """
-    if to not in TARGETS:
-        raise InputError(f"stage '{to}' is unknown. Expected one of {', '.join(TARGETS)}.")
+    check_target(to)
     champion = versions.holder(candidate.model, to)
     if champion and champion.version == candidate.version:
         raise InputError(f"version {candidate.version} of '{candidate.model}' is in {to} already.")
@@ -57,16 +66,20 @@ def rollback(state: State, versions: Versions, model: str, who: str, why: str) -
     """Put back into production what was there before; a second rollback goes back one more.
 
     Raises:
-        InputError: no such model, or nothing was in production before.
+        InputError: no such model, nothing was in production before, or what is there now is not what the log says.
     """
     versions.list(model)
     history = History(state.database_url)
     earlier = in_production(history.entries(model))
     history.close()
-    if len(earlier) < 2:
-        raise InputError(f"there is nothing to roll '{model}' back to: "
-                         f"{len(earlier)} version has been in production.")
     present = versions.holder(model, PRODUCTION)
+    if earlier and (present is None or present.version != earlier[-1]):
+        holds = _named(present.version if present else None)
+        raise InputError(f"the log says that version {earlier[-1]} of '{model}' is in production, and the alias "
+                         f"points at {holds}. Promote the version that should be there.")
+    if len(earlier) < 2:
+        before = f"before version {earlier[0]}, no version was" if earlier else "no version has been"
+        raise InputError(f"there is nothing to roll '{model}' back to: {before} in production.")
     return _change(state, versions, versions.number(model, earlier[-2]), PRODUCTION, present, "rollback", who, why)
 
 

@@ -1,6 +1,5 @@
 """Versions in MLflow's registry: naming them, listing them, fetching their files."""
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,7 +72,8 @@ class Versions:
         """
         if model is not None:
             self._known(model)
-        query = "" if model is None else "name='" + model.replace("'", "''") + "'"
+        quote = '"' if model and "'" in model else "'"  # MLflow knows no way to escape one
+        query = "" if model is None else f"name={quote}{model}{quote}"
         aliases = {name: self._aliases(name) for name in ([model] if model else self.models())}
         found = [self._version(entry, aliases.get(entry.name, {}))
                  for entry in _pages(self.client.search_model_versions, query)]
@@ -137,16 +137,19 @@ class Versions:
         return load_spec(self.folder(version) / SPEC)
 
     def reference(self, version: Version) -> pd.DataFrame:
-        """The frame of training answers that monitoring compares with; no text in it."""
+        """The frame of training answers that monitoring compares with; no text in it.
+
+        Raises:
+            InputError: it is not to be had.
+        """
         import mlflow
+        from mlflow.exceptions import MlflowException
 
-        return pd.read_parquet(mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{REFERENCE}"))
-
-    def run_json(self, version: Version, path: str) -> Any:
-        """A JSON artefact of the run that made a version."""
-        import mlflow
-
-        return json.loads(mlflow.artifacts.load_text(f"runs:/{version.run_id}/{path}"))
+        try:
+            return pd.read_parquet(mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{REFERENCE}"))
+        except (MlflowException, OSError, ValueError):
+            raise InputError(f"the training answers of {version.uri}, {REFERENCE} of run {version.run_id}, "
+                             "cannot be fetched from MLflow.") from None
 
     def run_tag(self, version: Version, tag: str) -> str | None:
         """A tag of the run that made a version."""
