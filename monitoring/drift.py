@@ -1,16 +1,11 @@
 """Reports: how risks and inputs drifted from training, and what feedback says about the risks.
 
-The only place that imports Evidently, and only once a report is asked for: the import takes seconds.
+With `metrics` and `pages` the only place that imports Evidently, once a report is asked for: it takes seconds.
 """
 
-import io
 import json
 import os
-import socket
 import tempfile
-import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
 from monitoring.alarms import Thresholds
 from monitoring.change import of_categories, of_numbers
+from monitoring.pages import Pages, import_evidently, keep
 from registry.database import now
 from training.calibration import Measures, measures, reliability
 from training.errors import InputError
@@ -30,23 +25,6 @@ NUMERICAL = ("risk", "text_length", "sources_voting", "agreement")
 CATEGORICAL = ("answer", "harmonizer_answer")
 DRIFT_COLUMNS = ("risk", "answer", "harmonizer_answer", "agreement", "sources_voting", "text_length")
 """What a report compares with the reference: columns of `Store.frame`, none of which names a row."""
-
-
-MEASURED = {
-    "Observed errors, and those that the risks predict": {"ErrorRate": "observed", "MeanRisk": "predicted"},
-    "Calibration error": {"ExpectedCalibrationError": "ECE"},
-    "How well risk tells wrong from right": {"RiskAuroc": "AUROC"},
-    "Answers scored": {"Summary": "scores"},
-}
-"""What Evidently's pages plot over the reports: a title, and metrics of `monitoring.metrics` with their legends."""
-
-
-@dataclass(frozen=True)
-class Pages:
-    """Where Evidently's pages find a report: its workspace, and a project there, one a model."""
-
-    workspace: Path
-    project: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ def write_report(
     *,
     thresholds: Thresholds | None = None,
     at: datetime | None = None,
-    pages: "Pages | None" = None,
+    pages: Pages | None = None,
 ) -> ReportFiles:
     """Write `folder/name.html` and `folder/name.json`, replacing them in one step each.
 
@@ -91,37 +69,10 @@ def write_report(
         _write(files.html, html.replace("<head>", f"<head><title>polarscore: {_plain(name)}</title>", 1))
         _write(files.json, json.dumps(content, indent=1, allow_nan=False, default=str))
         if pages:
-            _keep(snapshot, pages)
+            keep(snapshot, pages)
     except OSError as error:
         raise InputError(f"the report cannot be written to {folder}: {error.strerror}.") from None
     return files
-
-
-def serve_pages(workspace: Path, port: int, ready: Callable[[], None]) -> None:
-    """Serve Evidently's pages on a workspace, on this machine alone, until interrupted; `ready` is called before.
-
-    Raises:
-        InputError: no report is kept there, or the port is taken.
-    """
-    if not workspace.is_dir():
-        raise InputError("there is no report to show yet. Write one: polarscore monitor report")
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-            listener.listen()
-        except OSError as error:
-            raise InputError(f"port {port} cannot be used: {error.strerror}. Choose another with --port.") from None
-        _import_evidently()
-        with warnings.catch_warnings():  # of its imports, as above
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import uvicorn
-            from evidently.ui.service.app import create_app, get_config
-
-            app = create_app(get_config(port=port, workspace=str(workspace)))
-        ready()
-        with redirect_stdout(io.StringIO()):
-            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
 
 def make_report(
@@ -165,7 +116,7 @@ def make_report(
         },
         "not_compared": not_compared,
     }
-    evidently = _import_evidently()
+    evidently = import_evidently()
     from monitoring.metrics import CalibrationSection, ColumnDrift, Summary
 
     words = "\n\n".join([f"# Risk report: {_plain(name)}", *facts["summary"]])
@@ -213,14 +164,6 @@ def _dataset(evidently: ModuleType, frame: pd.DataFrame) -> Any:
     ))
 
 
-def _import_evidently() -> ModuleType:
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    with warnings.catch_warnings():  # of its imports: numpy.core, and names that litestar renamed
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import evidently
-    return evidently
-
-
 def _safe(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that a report reads, numbered anew, with types that hold also where no row or value is."""
     kept = frame.reindex(columns=[*DRIFT_COLUMNS, "error"]).reset_index(drop=True)
@@ -231,25 +174,6 @@ def _safe(frame: pd.DataFrame) -> pd.DataFrame:
 def _plain(text: Any) -> str:
     """A name that cannot be read as markup in the page."""
     return str(text).replace("<", "‹").replace(">", "›").replace("&", "＆")
-
-
-def _keep(snapshot: Any, pages: Pages) -> None:
-    """Add a report to its project; a new project gets the plots of `MEASURED`."""
-    from evidently.sdk.models import PanelMetric
-    from evidently.sdk.panels import line_plot_panel
-    from evidently.ui.workspace import Workspace
-
-    pages.workspace.mkdir(parents=True, exist_ok=True)
-    with FileLock(pages.workspace / ".lock"):  # or two reports at once would both make the project
-        workspace = Workspace.create(str(pages.workspace))
-        found = [project for project in workspace.list_projects() if project.name == pages.project]
-        project = found[0] if found else workspace.create_project(pages.project)
-        if not found:
-            for title, metrics in MEASURED.items():
-                project.dashboard.add_panel(line_plot_panel(title, size="half", values=[
-                    PanelMetric(metric=f"evidently:metric_v2:{name}", legend=legend)
-                    for name, legend in metrics.items()]))
-        workspace.add_run(project.id, snapshot)
 
 
 def _too_few(before: pd.Series, after: pd.Series, rows: int) -> str | None:

@@ -40,7 +40,8 @@ def watched(state: State, which: str | None) -> Watched:
 
 def report(state: State, which: str | None, folder: Path | None) -> dict[str, Any]:
     """Write the Evidently report and log it to MLflow: paths, run id, and how many scores and labels it rests on."""
-    from monitoring.drift import Pages, write_report
+    from monitoring.drift import write_report
+    from monitoring.pages import Pages
 
     seen = watched(state, which)
     moment = now()
@@ -56,7 +57,7 @@ def report(state: State, which: str | None, folder: Path | None) -> dict[str, An
 
 def serve_reports(state: State, port: int, ready: Callable[[], None]) -> None:
     """Show all reports in Evidently's pages until interrupted; `ready` is called once the port is ours."""
-    from monitoring.drift import serve_pages
+    from monitoring.pages import serve_pages
 
     serve_pages(_workspace(state), port, ready)
 

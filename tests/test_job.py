@@ -130,8 +130,8 @@ def test_weights_are_uniform_by_family_or_given(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [("best", "'best' are unknown"), ({"stranger": 1.0}, "name the source 'stranger'"), ({LLM: 1.0}, "lack the source 'friend'"),
-     (dict.fromkeys((LLM, *SOURCES), 0.0), "are all 0")],
+    [("best", "'best' are unknown"), ({"stranger": 1.0}, "name the source 'stranger'"),
+     ({LLM: 1.0}, "lack the source 'friend'"), (dict.fromkeys((LLM, *SOURCES), 0.0), "are all 0")],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, given, found):
     with pytest.raises(InputError, match=found):

@@ -73,7 +73,8 @@ def r2(risk: np.ndarray, error: np.ndarray) -> float | None:
     """Squared correlation of mean risk and mean error over bins of ⌊√n⌋ rows, the riskiest first.
 
     The last, incomplete bin, of the safest rows, is dropped; with ties, the mean over 20 seeded orders,
-    whatever the order of the rows. None with fewer than two bins, or where risks or error rates are the same in all of them.
+    whatever the order of the rows. None with fewer than two bins, or where risks or error rates are the same
+    in all of them.
     Source: Zhao et al., arXiv 2306.16564.
     """
     risk, error = _aligned(risk, error)
