@@ -6,7 +6,6 @@ Exit code 0 for success, 1 for a check that failed, 2 for bad input, with one cl
 import _thread
 import math
 import os
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -126,9 +125,6 @@ def train(
 
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise InputError("--learning-rate should be a finite number above 0.")
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise InputError("--name should be at most 100 letters, digits, '_', '.' and '-', the first a letter or digit. "
-                         f"Found '{name[:100]}'.")
     config = FitConfig(harmonizer=harmonizer, scalariser=scalariser, epochs=epochs, learning_rate=learning_rate,
                        seed=seed)
     given = read_weights(Path(weights)) if weights.endswith(".json") else weights

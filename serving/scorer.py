@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from serving.refusal import Refusal
 from serving.schema import Item
-from training.encoder import Encoder, passages
+from training.encoder import Encoder, best_device, passages
 from training.errors import InputError
 from training.model import Encode, RiskModel, digest, load
 from training.sources import ABSTAIN
@@ -58,7 +57,7 @@ class Scorer:
         Raises:
             InputError: a file is missing or damaged, or another encoder is installed than the version needs.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or best_device()
         model = load(folder, device)
         encoder = Encoder(model.spec.encoder.name, device)
         if encoder.spec != model.spec.encoder:

@@ -31,6 +31,19 @@ def rules(*bodies):
     return HEAD + "".join(f"@labelling_function()\ndef f{n}(row):\n    {body}\n" for n, body in enumerate(bodies))
 
 
+def test_a_function_is_decorated_with_arguments_or_without():
+    @labelling_function
+    def bare(row):
+        return 0
+
+    @labelling_function(columns="author")
+    def reads_one(row):
+        return 0
+
+    assert (bare.name, bare.columns, bare(Row({}))) == ("bare", ("text",), 0)
+    assert reads_one.columns == ("author",)
+
+
 def test_functions_vote_beside_the_stored_votes(write_task):
     code = rules("return 'spam' if 'free' in row.text else ABSTAIN", "return None if 'you' in row['text'] else 0")
     table = read_table(read_task(write_task(ROWS, sources=("s1",), code=code)))
@@ -82,7 +95,7 @@ def test_a_decorated_function_can_be_called_as_it_is():
         ("\nimport sys; sys.exit(3)", "line 2 cannot be run: SystemExit"),
         ("import no_such_package_at_all", "line 1 cannot be run: ModuleNotFoundError"),
         ("\x00", "cannot be run"),
-        (HEAD + "@labelling_function\ndef f(row): return 0", "cannot be run: TypeError"),
+        (HEAD + "labelling_function(3)", "cannot be run: AttributeError"),
         (rules("return 0") + "@labelling_function(name='f0')\ndef g(row): return 0", "two labelling functions named"),
         (HEAD + "@labelling_function(name='a\\nb')\ndef f(row): return 0", "cannot be printed on one line"),
         (HEAD + "@labelling_function()\ndef s1(row): return 0", "names a source 's1', a name that is taken"),

@@ -29,6 +29,11 @@ class EncoderSpec:
     width: int
 
 
+def best_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def default_spec() -> EncoderSpec:
     """The default encoder's identity, told without loading it."""
     return EncoderSpec(DEFAULT_ENCODER, importlib.metadata.version(DEFAULT_ENCODER), 384)

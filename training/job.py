@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 
 from training import model as files
 from training.calibration import Measures, measures
-from training.encoder import DEFAULT_ENCODER, EmbeddingCache, Encoder, default_spec, passages
+from training.encoder import DEFAULT_ENCODER, EmbeddingCache, Encoder, best_device, default_spec, passages
 from training.errors import InputError
 from training.figures import histogram_figure, reliability_figure, risk_coverage_figure, weights_figure
 from training.fit import Epoch, Fit, FitConfig, Voted, fit
@@ -26,7 +27,7 @@ from training.risk import vote_chances
 from training.sources import ABSTAIN, load_labelling_functions, requirements_of, source_table
 from training.state import State
 from training.table import SPLITS, Table, read_table
-from training.task import LLM, Task, read_task
+from training.task import LLM, NAME, Task, read_task
 from training.tracking import Record, open_run
 
 
@@ -66,6 +67,9 @@ def train(
     Raises:
         InputError: the task, the weights or the configuration is at fault; nothing is registered then.
     """
+    if name is not None and not re.fullmatch(NAME, name):
+        raise InputError("a model's name should be at most 100 letters, digits, '_', '.' and '-', the first a letter "
+                         f"or digit. Found '{name[:100]}'.")
     task = read_task(folder)
     table = read_table(task)
     pareto_weights = pareto_weights_of(weights, task, table)
@@ -127,7 +131,7 @@ def learn(
 
 def embeddings(state: State) -> Callable[..., np.ndarray]:
     """The default encoder behind the state's cache: `encode(texts, progress)` as in `training.encoder`."""
-    cache = EmbeddingCache(state.prepare().embeddings, lambda: Encoder(DEFAULT_ENCODER), default_spec())
+    cache = EmbeddingCache(state.prepare().embeddings, lambda: Encoder(DEFAULT_ENCODER, best_device()), default_spec())
 
     def encode(texts: list[str], progress: Callable[[int, int], None] = lambda done, of: None) -> np.ndarray:
         done = 0

@@ -9,7 +9,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from training.encoder import Encoder
+from training.encoder import Encoder, best_device
 from training.model import SPEC, load
 from training.scoring import score_rows
 
@@ -19,8 +19,8 @@ class RiskScorer(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
 
     def load_context(self, context: Any) -> None:
         """Read the version's files and load its encoder."""
-        self._model = load(Path(context.artifacts[SPEC]).parent)
-        self._encoder = Encoder(self._model.spec.encoder.name)
+        self._model = load(Path(context.artifacts[SPEC]).parent, best_device())
+        self._encoder = Encoder(self._model.spec.encoder.name, best_device())
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """A row each: id, risk (null without an answer), p_CLASS…, answer, harmonizer_answer."""

@@ -71,13 +71,14 @@ class LabellingFunction:
 
 
 def labelling_function(
+    function: Callable[[Row], Vote] | None = None,
     *,
     name: str | None = None,
     family: str = "rule",
     evidence: str | None = None,
     columns: Sequence[str] = ("text",),
-) -> Callable[[Callable[[Row], Vote]], LabellingFunction]:
-    """Make a source of a function. The name defaults to the function's.
+) -> Any:
+    """Make a source of a function, which it decorates with arguments or without. The name defaults to the function's.
 
     >>> @labelling_function(evidence="The text asks for a subscription.")
     ... def asks_to_subscribe(row):
@@ -85,11 +86,12 @@ def labelling_function(
     >>> asks_to_subscribe(Row({"text": "Please subscribe!"}))
     'spam'
     """
+    reads = (columns,) if isinstance(columns, str) else tuple(columns)
 
     def decorate(function: Callable[[Row], Vote]) -> LabellingFunction:
-        return LabellingFunction(name or function.__name__, family, evidence, tuple(columns), function)
+        return LabellingFunction(name or function.__name__, family, evidence, reads, function)
 
-    return decorate
+    return decorate if function is None else decorate(function)
 
 
 def load_labelling_functions(path: Path) -> tuple[LabellingFunction, ...]:

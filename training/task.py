@@ -15,6 +15,10 @@ LLM = "LLM"
 """How the LLM, the first source of all, is named beside the others."""
 
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+"""What a task or a model may be called: it becomes part of paths and URIs."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +62,7 @@ class Columns(_Frozen):
 class Header(_Frozen):
     """`[task]`: the name, the classes in the order of their indices, and whose answers are checked."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+    name: Annotated[str, Field(pattern=f"^{NAME}$")]
     classes: tuple[Name, ...]
     llm: str = "llm"
     llm_family: str = "llm"

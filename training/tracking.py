@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from training.calibration import Measures
-from training.errors import InputError, PolarscoreError
+from training.errors import InputError
 from training.fit import Epoch, FitConfig
 from training.model import SOURCES, SPEC, WEIGHTS
 from training.state import State
@@ -73,15 +73,15 @@ def connect(state: State) -> "MlflowClient":
     from sqlalchemy.exc import SQLAlchemyError
 
     quiet_mlflow()
-    mlflow.set_tracking_uri(state.tracking_uri)
-    mlflow.set_registry_uri(state.tracking_uri)
-    client = mlflow.MlflowClient()
+    embedded = state.tracking_uri.startswith("sqlite:")
+    if embedded:
+        state.prepare()
     try:
-        if state.tracking_uri.startswith("sqlite:"):
-            state.prepare()
-            with FileLock(state.home / "mlflow.lock"):  # two openers of a new file would both create its tables
-                client.search_experiments(max_results=1)
-        else:
+        # two openers of a new file would both create its tables
+        with FileLock(state.home / "mlflow.lock") if embedded else nullcontext():
+            mlflow.set_tracking_uri(state.tracking_uri)
+            mlflow.set_registry_uri(state.tracking_uri)
+            client = mlflow.MlflowClient()
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise InputError(f"MLflow's store cannot be opened: {_first_line(error)}") from None
@@ -176,7 +176,7 @@ def open_run(state: State, name: str, sources: Sequence[str], title: str | None 
         with mlflow.start_run(experiment_id=_experiment(client, state, name), run_name=title) as run:
             yield Run(client, run.info.run_id, sources)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise PolarscoreError(f"MLflow could not keep the run: {_first_line(error)}") from error
+        raise InputError(f"MLflow could not keep the run: {_first_line(error)}") from error
 
 
 def metric_names(sources: Sequence[str]) -> list[str]:
