@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from monitoring.tables import SCORES, Feedback
 from training.errors import InputError
 from training.rows import read_rows
+from training.sources import ABSTAIN, class_codes, classes_shown
 
 CHUNK = 1000  # keys a query: databases bound the number of parameters
 
@@ -82,15 +83,11 @@ def _known(
 
 
 def _class(row: Feedback, classes: list[str]) -> str:
-    codes: dict[Any, str] = dict(enumerate(classes))
-    codes |= {str(index): name for index, name in enumerate(classes)}
-    codes |= {name: name for name in classes}
-    label = None if isinstance(row.label, bool) else codes.get(row.label)
-    if label is None:
-        shown = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
+    code = ABSTAIN if isinstance(row.label, bool) else class_codes(classes).get(row.label, ABSTAIN)
+    if code == ABSTAIN:
         raise InputError(f"the feedback for {_named(row)} says {str(row.label)[:60]!r}, which is no class. "
-                         f"Expected one of {shown}, or an index below {len(classes)}. Nothing was written.")
-    return label
+                         f"Expected {classes_shown(classes)}. Nothing was written.")
+    return classes[code]
 
 
 def _missing(value: Any) -> bool:

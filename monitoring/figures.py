@@ -7,6 +7,8 @@ import pandas as pd
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
+from training.calibration import wilson
+
 CURRENT, REFERENCE, GAP = "#2457a6", "#b3b9c4", "#d9480f"
 INK, GRID = "#2b2f36", "#e6e8ec"
 BARS = 20
@@ -96,10 +98,3 @@ def styled(figure: go.Figure) -> go.Figure:
     figure.update_xaxes(gridcolor=GRID, zeroline=False, linecolor=REFERENCE)
     figure.update_yaxes(gridcolor=GRID, zeroline=False)
     return figure
-
-
-def wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval for a share of n; it holds the share, and stays in [0, 1]."""
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)

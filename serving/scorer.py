@@ -13,7 +13,7 @@ from serving.schema import Item
 from training.encoder import Encoder, best_device, passages
 from training.errors import InputError
 from training.model import Encode, RiskModel, digest, load
-from training.sources import ABSTAIN
+from training.sources import ABSTAIN, class_codes, classes_shown
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Scorer:
         self.classes, self.entities = model.spec.classes, len(model.spec.columns.spans)
         self.sources = tuple(source.name for source in model.spec.sources)
         self._encode = encode
-        self._codes = _codes(self.classes)
+        self._codes = class_codes(self.classes)
         self._places = {source: place for place, source in enumerate(self.sources)}
         self._turn = threading.Lock()  # a tokenizer serves one thread at a time
 
@@ -113,9 +113,8 @@ class Scorer:
         return code
 
     def _no_class(self, value: Any, where: str, none: str) -> Refusal:
-        shown = ", ".join(self.classes[:12]) + (", …" if len(self.classes) > 12 else "")
-        return Refusal("unknown_class", f"{str(value)[:60]!r} is no class. Expected one of {shown}, "
-                       f"an index below {len(self.classes)}{none}", where)
+        return Refusal("unknown_class", f"{str(value)[:60]!r} is no class. "
+                       f"Expected {classes_shown(self.classes)}{none}", where)
 
     def _votes(self, items: Sequence[Item]) -> np.ndarray:
         votes = np.full((len(items), len(self.sources)), ABSTAIN, dtype=np.int16)
@@ -140,11 +139,3 @@ class Scorer:
             return self.model.complete_votes(texts, spans, votes)
         except InputError as error:  # a labelling function raised: the version's fault, not the client's
             raise Refusal("source_failed", str(error).rstrip("."), "items", status=500) from None
-
-
-def _codes(classes: Sequence[str]) -> dict[Any, int]:
-    """Class names and indices to indices, as `training.sources.encode_classes` reads them."""
-    codes: dict[Any, int] = {None: ABSTAIN, "": ABSTAIN, ABSTAIN: ABSTAIN, str(ABSTAIN): ABSTAIN}
-    codes |= {index: index for index in range(len(classes))}
-    codes |= {str(index): index for index in range(len(classes))}
-    return codes | {name: index for index, name in enumerate(classes)}

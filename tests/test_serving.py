@@ -26,12 +26,12 @@ from serving.app import make_app
 from serving.desk import Desk, Meters
 from serving.refusal import Refusal
 from serving.schema import MAX_BODY, MAX_ITEMS, MAX_TEXT, FeedbackRequest, Item, ScoreRequest, read
-from serving.scorer import Scorer, _codes
+from serving.scorer import Scorer
 from training.encoder import Encoder, EncoderSpec, passages
 from training.errors import InputError, PolarscoreError
 from training.harmonizer import make_harmonizer
 from training.model import RiskModel, Spec, load, save
-from training.sources import encode_classes
+from training.sources import class_codes, encode_classes
 from training.state import State
 from training.task import Columns, Source
 
@@ -44,7 +44,7 @@ pytestmark = [
 CLASSES = ("negative", "positive")
 SECRET = "Marzipan-Krokodil"  # a word of user text that no log and no error may hold
 SOURCES_PY = '''
-from training.sources import ABSTAIN, labelling_function
+from training.sources import class_codes, ABSTAIN, labelling_function
 
 
 @labelling_function()
@@ -286,7 +286,7 @@ def test_classes_mean_what_they_mean_in_training(classes, value):
         expected = int(encode_classes(pd.Series([value], dtype=object), classes, np.array(["x"]), "answer")[0])
     except InputError:
         expected = None
-    assert _codes(classes).get(value) == expected
+    assert class_codes(classes).get(value) == expected
 
 
 def test_threads_take_turns(scorer):

@@ -129,6 +129,13 @@ def riskiest_share(risk: np.ndarray, error: np.ndarray, share: float) -> float |
     return float(1 - missed / error.sum())
 
 
+def wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval for a share of n; it holds the share, and stays in [0, 1]."""
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)
+
+
 def _bin(risk: np.ndarray) -> np.ndarray:
     return np.minimum((risk * BINS).astype(np.int64), BINS - 1)
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from training.calibration import Measures, ece, reliability, risk_coverage
+from training.calibration import Measures, ece, reliability, risk_coverage, wilson
 
 RIGHT, WRONG, MUTED = "#2a7f9e", "#d1495b", "#8d99a6"
 
@@ -17,7 +17,7 @@ def reliability_figure(risk: np.ndarray, error: np.ndarray, title: str) -> Figur
     figure = Figure(figsize=(6.4, 6.6), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     bins = reliability(risk, error)
-    low, high = _wilson(bins["error_rate"].to_numpy(), bins["n"].to_numpy())
+    low, high = wilson(bins["error_rate"].to_numpy(), bins["n"].to_numpy())
     middle = bins["error_rate"].to_numpy()
     above.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1.2, label="perfectly calibrated")
     above.errorbar(bins["mean_risk"], middle, yerr=[middle - low, high - middle], fmt="none", ecolor=RIGHT,
@@ -111,12 +111,6 @@ def bench_figure(
         _plain(axes)
     figure.suptitle(f"Risks of every method on {len(tasks)} tasks; large points are means", fontsize=12)
     return figure
-
-
-def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return np.minimum(centre - half, share), np.maximum(centre + half, share)
 
 
 def _plain(axes: Axes) -> None:

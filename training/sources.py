@@ -187,10 +187,7 @@ def encode_classes(
     Raises:
         InputError: names the row and the value that is no class; `where` begins the sentence.
     """
-    codes: dict[Any, int] = {ABSTAIN: ABSTAIN, "": ABSTAIN, None: ABSTAIN}
-    codes |= {index: index for index in range(len(classes))}
-    codes |= {form: index for index in range(ABSTAIN, len(classes)) for form in (str(index), f"{index}.0")}
-    codes |= {name: index for index, name in enumerate(classes)}
+    codes = class_codes(classes)
     values = values.astype(object)
     try:
         mapped = values.map(codes, na_action="ignore")
@@ -199,11 +196,23 @@ def encode_classes(
     wrong = (mapped.isna() & values.notna() | values.map(lambda value: isinstance(value, bool))).to_numpy(dtype=bool)
     if wrong.any():
         row = int(wrong.argmax())
-        shown = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
         found = repr(str(values.iloc[row])[:60]) if quote else f"a value of type {type(values.iloc[row]).__name__}"
         raise InputError(f"{where} of row '{ids[row]}' is no class of this task: {found}. "
-                         f"Expected one of {shown}, an index below {len(classes)}, or -1.")
+                         f"Expected {classes_shown(classes)}, or -1.")
     return mapped.astype(float).fillna(ABSTAIN).to_numpy(dtype=np.int16)
+
+
+def class_codes(classes: Sequence[str]) -> dict[Any, int]:
+    """What a class may be called, and its index: its name, its index as a number or a string; nothing is -1."""
+    codes: dict[Any, int] = {ABSTAIN: ABSTAIN, "": ABSTAIN, None: ABSTAIN}
+    codes |= {index: index for index in range(len(classes))}
+    codes |= {form: index for index in range(ABSTAIN, len(classes)) for form in (str(index), f"{index}.0")}
+    return codes | {name: index for index, name in enumerate(classes)}
+
+
+def classes_shown(classes: Sequence[str]) -> str:
+    """What an error says was expected where something is no class."""
+    return f"one of {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}, an index below {len(classes)}"
 
 
 def source_table(votes: np.ndarray, answers: np.ndarray, sources: Sequence[Source]) -> pd.DataFrame:
