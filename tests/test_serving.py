@@ -44,7 +44,7 @@ pytestmark = [
 CLASSES = ("negative", "positive")
 SECRET = "Marzipan-Krokodil"  # a word of user text that no log and no error may hold
 SOURCES_PY = '''
-from training.sources import class_codes, ABSTAIN, labelling_function
+from training.sources import ABSTAIN, labelling_function
 
 
 @labelling_function()
