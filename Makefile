@@ -10,7 +10,7 @@ export BENTOML_DO_NOT_TRACK := True
 
 .PHONY: demo test quick lint types contracts reviews clean
 
-demo: $(READY) reviews
+demo: $(READY)
 	$(BIN)/polarscore demo
 
 test: lint types contracts

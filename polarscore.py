@@ -233,10 +233,11 @@ def feedback(
     """
     from monitoring.feedback import read_feedback
     from monitoring.store import Store
+    from registry.versions import model_name
 
     rows = read_feedback(file)
     with Store(State.from_environment().prepare().database_url) as store:
-        labelled = store.add_feedback(rows, model)
+        labelled = store.add_feedback(rows, model_name(model) if model else None)
     if as_json:
         print_json({"rows": len(rows), "scores": labelled})
         return

@@ -1,6 +1,5 @@
 """`polarscore monitor`: reports, alarms and samples, from the command line."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,19 +50,20 @@ def _check(
     as_json: AsJson = False,
 ) -> None:
     """Print what is off; exit with 1 if something is."""
+    from monitoring.alarms import as_json as alarms_as_json
     from monitoring.watch import check
 
     alarms = check(State.from_environment(), model)
-    ok = all(alarm.state != "alarm" and not (strict and alarm.state == "unknown") for alarm in alarms)
+    found = alarms_as_json(alarms, strict)
     if as_json:
-        print_json({"ok": ok, "alarms": [asdict(alarm) for alarm in alarms]})
+        print_json(found)
     else:
         table = columns("alarm", "state", "why")
         for alarm in alarms:
             since = "" if alarm.since is None else f"since {moment(alarm.since)} UTC: "
             table.add_row(alarm.name, alarm.state, since + alarm.reason)
         out.print(table)
-    if not ok:
+    if not found["ok"]:
         states = ("alarm", "unknown") if strict else ("alarm",)
         off = {state: [alarm.name for alarm in alarms if alarm.state == state] for state in states}
         raise CheckFailed("; ".join(f"{state}: {', '.join(names)}" for state, names in off.items() if names) + ".")

@@ -41,7 +41,10 @@ def read_frame(
 
 
 def derive(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add sources_voting, agreement and error to rows numbered from 0. Types are the same without any row."""
+    """Add sources_voting, agreement and error to rows numbered from 0. Types are the same without any row.
+
+    An answer that was scored again and checked once is one checked answer: only its last score has the error.
+    """
     votes: list[Mapping[str, str]] = frame["votes"].tolist()
     said = zip(votes, frame["answer"], strict=True)
     same = [sum(vote == answer for vote in cast.values()) for cast, answer in said]
@@ -61,4 +64,6 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
         agreement=(agreeing / voting).where(answered & (voting > 0)),
         error=(frame["label"] != frame["answer"]).astype("float64").where(answered & labelled),
     )
+    again = frame[frame["error"].notna()].duplicated(["item_id", "version", "answer"], keep="last")
+    frame.loc[again[again].index, "error"] = float("nan")
     return frame[list(COLUMNS)]

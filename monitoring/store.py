@@ -81,7 +81,8 @@ class Store:
 
         sources_voting: how many sources voted. agreement: the share of those that say what the LLM said, NaN
         without an answer or votes. label: the latest feedback, None without; labelled_at: when it came.
-        error: 1.0 where the answer is wrong, 0.0 where it is right, NaN where that is not known.
+        error: 1.0 where the answer is wrong, 0.0 where it is right, NaN where that is not known, and at all but
+        the last score of an answer that a version scored again.
         since: only scores made at this moment or later.
         """
         with self._engine.connect() as connection:

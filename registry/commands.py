@@ -15,6 +15,7 @@ from training.printing import (
     OPTIONS,
     AsJson,
     columns,
+    err,
     figure,
     list_commands,
     moment,
@@ -46,8 +47,9 @@ SplitOption = Annotated[str, typer.Option("--split", help="Its split: train, val
 def _list(model: AnyModel = None, as_json: AsJson = False) -> None:
     """All versions, the newest first, measured on the valid split."""
     versions = _versions()
+    listed = versions.list(_only(versions, model) if model else None)
     found = [{"model": version.model, "version": version.version, "stage": version.stage,
-              "measures": version.measures("valid")} for version in versions.list(model)]
+              "measures": version.measures("valid")} for version in listed]
     if as_json:
         print_json(found)
         return
@@ -66,13 +68,14 @@ def _list(model: AnyModel = None, as_json: AsJson = False) -> None:
 def _show(which: Which = None, model: WhichOption = None, as_json: AsJson = False) -> None:
     """One version: stage, measures, sources, Pareto weights."""
     versions = _versions()
-    version = _version(versions, which or model)
+    version = _version(versions, _one(which, model))
     spec = versions.spec(version)
     shown = {
         "model": version.model, "version": version.version, "stage": version.stage, "aliases": version.aliases,
         "run_id": version.run_id, "created": version.created, "classes": spec.classes,
         "harmonizer": spec.harmonizer, "scalariser": spec.scalariser, "encoder": asdict(spec.encoder),
-        "data_digest": spec.data_digest, "pareto_weights": spec.pareto_weights,
+        "data_digest": spec.data_digest, "sources": [source.name for source in spec.sources],
+        "pareto_weights": spec.pareto_weights,
         "measures": {split: version.measures(split) for split in ("train", "valid", "test")},
     }
     if as_json:
@@ -112,10 +115,10 @@ def _promote(
     check_target(to)
     state = State.from_environment()
     versions = _versions()
-    version = _version(versions, which or model, to)
+    version = _version(versions, _one(which, model), to)
     change = promote(state, versions, version, to, _judge(state, versions, to, task, split), who or _user(), why)
     if as_json:
-        print_json(asdict(change))
+        print_json(_change_as_json(change))
         return
     _print_change(change)
 
@@ -135,7 +138,7 @@ def _gate(
     check_target(to)
     state = State.from_environment()
     versions = _versions()
-    version = _version(versions, which or model, to)
+    version = _version(versions, _one(which, model), to)
     decision = _judge(state, versions, to, task, split)(version, versions.holder(version.model, to))
     if as_json:
         print_json({"model": version.model, "version": version.version, "to": to, "allowed": decision.allowed,
@@ -166,7 +169,7 @@ def _rollback(
     versions = _versions()
     change = rollback(State.from_environment(), versions, _only(versions, model), who or _user(), why)
     if as_json:
-        print_json(asdict(change))
+        print_json(_change_as_json(change))
         return
     _print_change(change)
 
@@ -263,14 +266,22 @@ def _versions() -> Any:
 
 
 def _only(versions: Any, model: str | None) -> str:
-    """A model's name: the given one, or the only one there is."""
+    """A model's name: the given one, that of a version's URI, or the only one there is."""
     if model is not None:
-        versions.list(model)
-        return model
+        from registry.versions import model_name
+
+        versions.list(model_name(model))
+        return model_name(model)
     names = versions.models()
     if len(names) != 1:
         raise InputError(f"name a model. Registered: {', '.join(names) or 'none; train one first'}.")
     return str(names[0])
+
+
+def _one(which: str | None, model: str | None) -> str | None:
+    if which and model:
+        raise InputError(f"name the version once. Found '{which}' and --model '{model}'.")
+    return which or model
 
 
 def _version(versions: Any, which: str | None, to: str = "") -> Any:
@@ -304,6 +315,14 @@ def _user() -> str:
         return "unknown"
 
 
+def _change_as_json(change: Any) -> dict[str, Any]:
+    return {"model": change.model, "version": change.version, "from": change.from_stage, "to": change.to_stage,
+            "replaced": change.replaced, "gates": [asdict(gate) for gate in change.gates]}
+
+
 def _print_change(change: Any) -> None:
     place = f", in place of version {change.replaced}" if change.replaced else ""
     say(f"version {change.version} of '{change.model}': {change.from_stage} → {change.to_stage}{place}")
+    for gate in change.gates:
+        if gate.state == "unknown":
+            err.print(f"not judged, {gate.name}: {gate.reason}", highlight=False, soft_wrap=True)

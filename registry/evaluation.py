@@ -10,7 +10,7 @@ from training.calibration import Measures
 from training.errors import InputError
 from training.job import labelled_measures
 from training.model import Encode, load
-from training.scoring import fitted, score_table
+from training.scoring import fitted, known_to, score_table
 from training.sources import ABSTAIN
 from training.table import Table, read_table
 from training.task import read_task
@@ -30,9 +30,9 @@ def evaluate(versions: Versions, version: Version, table: Table, encode: Encode,
 
 
 def risks(versions: Versions, version: Version, table: Table, encode: Encode) -> np.ndarray:
-    """The risks (n,) that a version gives a task's answers; NaN where there is none."""
+    """The risks (n,) that a version gives a task's answers, sources new to it left out; NaN without an answer."""
     model = load(versions.folder(version))
-    return score_table(model, encode, fitted(model, table)).risk
+    return score_table(model, encode, fitted(model, known_to(model, table))).risk
 
 
 def compare(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from registry.gates import Decision
+from registry.gates import Decision, Gate
 from registry.history import Entry, History, in_production
 from registry.versions import ARCHIVED, PRODUCTION, STAGE_TAG, STAGING, Version, Versions
 from training.errors import CheckFailed, InputError
@@ -15,13 +15,14 @@ TARGETS = (STAGING, PRODUCTION)
 
 @dataclass(frozen=True)
 class Change:
-    """A change of stage that took place."""
+    """A change of stage that took place, and what the gates before it found."""
 
     model: str
     version: int
     from_stage: str
     to_stage: str
     replaced: int | None
+    gates: tuple[Gate, ...] = ()
 
 
 Judge = Callable[[Version, Version | None], Decision]
@@ -116,7 +117,7 @@ def _change(
     why: str,
     decision: Decision | None = None,
 ) -> Change:
-    """Log the change and carry it out, one change of a model at a time; neither without the other."""
+    """Log the change and carry it out, one change of a model at a time; a change that fails is not logged."""
     history = History(state.database_url)
     try:
         with history.changing(version.model) as (_, append):
@@ -131,7 +132,8 @@ def _change(
     finally:
         history.close()
     _tag(versions, version, to, replaced)
-    return Change(version.model, version.version, version.stage, to, replaced.version if replaced else None)
+    return Change(version.model, version.version, version.stage, to, replaced.version if replaced else None,
+                  decision.gates if decision else ())
 
 
 def _move_alias(versions: Versions, version: Version, to: str) -> None:

@@ -178,6 +178,12 @@ class Versions:
                        datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC), dict(entry.tags))
 
 
+def model_name(name: str) -> str:
+    """A model's name, out of the URI of one of its versions if it is one."""
+    match = _URI.fullmatch(name)
+    return match["name"] if match else name
+
+
 def _pages(search: Any, query: str = "") -> "list[Any]":
     found: list[Any] = []
     token = None

@@ -33,6 +33,8 @@ def score_batch(state: State, what: Path, model: str, target: Path, keep: bool) 
     """
     if not target.name.endswith(FORMATS):
         raise InputError(f"--out {target} should end in {', '.join(FORMATS)}.")
+    if target.is_dir():
+        raise InputError(f"--out {target} is a folder. Name a file.")
     if not target.absolute().parent.is_dir():
         raise InputError(f"--out {target}: there is no folder {target.absolute().parent}.")
     versions = Versions(state)

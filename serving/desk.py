@@ -27,8 +27,8 @@ class Meters:
                               buckets=RISK_BUCKETS, registry=registry).labels(**labels)
         self.scored = Counter("polarscore_scored_answers", "Answers scored, with a risk or without", names,
                               registry=registry).labels(**labels)
-        self.feedback = Counter("polarscore_feedback", "Scores that got a label by feedback", names,
-                                registry=registry).labels(**labels)
+        self.feedback = Counter("polarscore_feedback", "Scores, of whichever version, that got a label by feedback",
+                                ["model"], registry=registry).labels(model=model)
 
 
 class Desk:

@@ -232,8 +232,8 @@ def test_a_version_goes_to_production_and_back(run, here):
     gate = run("registry", "gate", "models:/tickets/1", "--json").json()
     assert gate["allowed"] and [found["name"] for found in gate["gates"]] == ["sound", "ece", "auroc", "aurc"]
     first = run("registry", "promote", "models:/tickets/1", "--to", "production", "--why", "first", "--json").json()
-    assert first == {"model": "tickets", "version": 1, "from_stage": "candidate", "to_stage": "production",
-                     "replaced": None}
+    assert first == {"model": "tickets", "version": 1, "from": "candidate", "to": "production", "replaced": None,
+                     "gates": gate["gates"]}
     assert run("registry", "promote", "--to", "staging", "--json").json()["version"] == 2
     assert "candidate → staging" in run("registry", "history").out
     assert "no gate stands before staging" in run("registry", "gate", "--to", "staging").out
@@ -409,6 +409,41 @@ def test_a_task_at_fault_is_named_and_no_version_appears(run, here, change, mess
     ran = run("train", "tickets", "--json")
     assert message in ran.refused() and ran.out == ""
     assert len(run("registry", "list", "--json").json()) == 2
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--scalariser", "cubic"], "scalariser 'cubic' is unknown"), (["--harmonizer", "oak"], "harmonizer 'oak'"),
+    (["--weights", "best"], "Pareto weights 'best' are unknown"),
+])
+def test_a_wrong_setting_opens_no_run(run, here, options, message):
+    from registry.versions import Versions
+
+    assert message in run("train", "tickets", "--name", "other", *options).refused()
+    client = Versions(State.from_environment({"POLARSCORE_HOME": str(here / ".polarscore")})).client
+    assert client.get_experiment_by_name("other") is None
+
+
+def test_a_file_that_cannot_be_written_leaves_no_scores(run, here):
+    Path("folder.parquet").mkdir()
+    ran = run("score", "tickets", "--model", "models:/tickets/1", "--out", "folder.parquet")
+    assert "folder.parquet is a folder" in ran.refused()
+    assert "score something first" in run("monitor", "check").refused()
+
+
+def test_a_version_with_a_new_source_is_compared_with_one_that_lacks_it(run, here):
+    run("registry", "promote", "models:/tickets/1", "--to", "production")
+    with Path("tickets/sources.py").open("a") as file:
+        file.write("\n@labelling_function\ndef new(row):\n    return 'thanks' if 'thank' in row.text else -1\n")
+    assert run("train", "tickets", "--epochs", "4", "--json").json()["version"] == 3
+    gate = run("registry", "gate", "models:/tickets/3", "--json").json()
+    assert [found["name"] for found in gate["gates"]] == ["sound", "ece", "auroc", "aurc"]
+    assert run("evaluate", "tickets", "--model", "models:/tickets/1", "--json").json()["measures"]["n"] > 0
+
+
+def test_a_model_is_named_by_the_uri_of_a_version_too(run, here):
+    assert run("registry", "list", "models:/tickets/1", "--json").json() == run("registry", "list", "--json").json()
+    assert run("registry", "history", "models:/tickets@candidate", "--json").json() == []
+    assert "name the version once" in run("registry", "show", "models:/tickets/1", "--model", "tickets").refused()
 
 
 def test_stores_that_cannot_be_opened_end_in_one_line_without_a_secret(run, here, monkeypatch):

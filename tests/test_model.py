@@ -71,7 +71,8 @@ def test_scores_are_probabilities_and_no_answer_has_no_risk(saved):
     assert np.isnan(scores.risk).tolist() == (~told).tolist()
     assert scores.probabilities.sum(axis=1) == pytest.approx(1.0)
     assert scores.risk[told] == pytest.approx(1 - scores.probabilities[told, ANSWERS[told]])
-    assert scores.harmonizer_answers.tolist() == scores.probabilities.argmax(axis=1).tolist()
+    silent = model.score(VECTORS, np.full_like(ANSWERS, -1), np.full_like(VOTES, -1))  # the text alone
+    assert scores.harmonizer_answers.tolist() == silent.probabilities.argmax(axis=1).tolist()
     assert scores.votes_used.tolist() == (VOTES != -1).any(axis=1).tolist()
 
 

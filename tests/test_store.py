@@ -73,6 +73,15 @@ def test_the_latest_feedback_counts(store):
     assert store.frame("mail")[["label", "error"]].values.tolist() == [["spam", 0.0]]
 
 
+def test_an_answer_scored_again_is_one_checked_answer(store):
+    store.add_scores([scored("a", at=0), scored("a", at=1), scored("a", at=2, answer="ham"), scored("a", version="2")])
+    assert store.add_feedback([Feedback("ham", id="a")]) == 4
+    frame = store.frame("mail", "1")
+    assert frame["label"].tolist() == ["ham"] * 3
+    assert frame["error"].fillna(-1).tolist() == [-1.0, 1.0, 0.0]  # the same answer once, another answer too
+    assert store.frame("mail", "2")["error"].tolist() == [1.0]
+
+
 def test_an_id_means_every_score_of_that_item(store):
     store.add_scores([scored("a"), scored("a", version="2"), scored("b"), scored("a", model="other", answer=None)])
     assert store.add_feedback([Feedback("ham", id="a")], model="mail") == 2

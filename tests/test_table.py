@@ -103,8 +103,10 @@ def test_a_column_of_categories_is_a_column_of_names(write_task):
 
 def test_a_name_that_looks_like_an_index_is_a_name(write_task):
     toml = '[task]\nname = "t"\nclasses = ["1", "0"]\n[data]\npath = "data.jsonl"\n[[sources]]\nname = "s"\n'
-    table = read_table(read_task(write_task([{"id": "a", "text": "x", "answer": "0", "votes": [0]}], toml=toml)))
+    table = read_table(read_task(write_task([{"id": "a", "text": "x", "answer": "0", "votes": ["1"]}], toml=toml)))
     assert table.answers.tolist() == [1] and table.votes.tolist() == [[0]]
+    with pytest.raises(InputError, match="row 'a' is a number that names one class and is the index of another: '0'"):
+        read_table(read_task(write_task([{"id": "a", "text": "x", "answer": 0, "votes": ["1"]}], toml=toml)))
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)

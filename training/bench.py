@@ -78,7 +78,8 @@ def _all_risks(task: Task, table: Table, vectors: np.ndarray, seed: int) -> Risk
     _, model = learn(task, table, vectors, pareto_weights_of("family", task, table), FitConfig(seed=seed))
     yield "polarscore", model.score(vectors, table.answers, table.votes).risk
     yield "polarscore_no_votes", model.score(vectors, table.answers, np.full_like(table.votes, ABSTAIN)).risk
-    yield "gold", _network_risk(table, vectors, table.labels[:, None], FitConfig(seed=seed))
+    if (table.labels[train] != ABSTAIN).any():
+        yield "gold", _network_risk(table, vectors, table.labels[:, None], FitConfig(seed=seed))
 
 
 def _network_risk(table: Table, vectors: np.ndarray, votes: np.ndarray, config: FitConfig) -> np.ndarray:
@@ -102,6 +103,9 @@ def run(
     """Every task of a folder; `done` is told of each as it is finished."""
     found = {}
     for path in find_tasks(folder):
-        found[path.name] = bench_task(path, encode, list(range(seeds)))
+        try:
+            found[path.name] = bench_task(path, encode, list(range(seeds)))
+        except InputError as error:
+            raise InputError(f"{path.name}: {error}") from None
         done(path.name, found[path.name])
     return found

@@ -24,7 +24,7 @@ def reliability_figure(risk: np.ndarray, error: np.ndarray, title: str) -> Figur
                    elinewidth=1.4, capsize=3, alpha=0.7)
     above.plot(bins["mean_risk"], middle, color=RIGHT, linewidth=1.6, alpha=0.6)
     above.scatter(bins["mean_risk"], middle, s=30 + 300 * bins["n"] / bins["n"].sum(), color=RIGHT, zorder=3,
-                  label="answers, by risk (area: how many)")
+                  label="answers, by risk (larger: more)")
     above.set(ylim=(-0.02, 1.02), ylabel="observed error rate")
     above.legend(loc="upper left", frameon=False)
     above.text(0.02, 0.86, f"{len(risk):,} answers\nerror rate {error.mean():.1%}, mean risk {risk.mean():.1%}\n"

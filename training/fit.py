@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import InputError
-from training.harmonizer import make_harmonizer
+from training.harmonizer import HARMONIZERS, make_harmonizer
 from training.pareto import SCALARISERS, Scalariser, source_losses, vote_table
 from training.task import ABSTAIN
 
@@ -81,8 +81,7 @@ def fit(
     Raises:
         InputError: an unknown harmonizer or scalariser, weights that do not fit, or no vote to learn from.
     """
-    if config.scalariser not in SCALARISERS:
-        raise InputError(f"scalariser '{config.scalariser}' is unknown. Expected one of {', '.join(SCALARISERS)}.")
+    check(config)
     scalariser = SCALARISERS[config.scalariser]
     kept = train.where_voted(weights)
     if not len(kept.votes):
@@ -120,6 +119,18 @@ def fit(
             break
     harmonizer.load_state_dict(best_weights)
     return Fit(harmonizer.eval().cpu(), epochs, best + 1)
+
+
+def check(config: FitConfig) -> None:
+    """Refuse a configuration that cannot be trained.
+
+    Raises:
+        InputError: an unknown harmonizer or scalariser.
+    """
+    for what, name, known in (("harmonizer", config.harmonizer, HARMONIZERS),
+                              ("scalariser", config.scalariser, SCALARISERS)):
+        if name not in known:
+            raise InputError(f"{what} '{name}' is unknown. Expected one of {', '.join(known)}.")
 
 
 def _tensors(

@@ -20,7 +20,7 @@ from training.calibration import Measures, measures
 from training.encoder import DEFAULT_ENCODER, EmbeddingCache, Encoder, best_device, default_spec, passages
 from training.errors import InputError
 from training.figures import histogram_figure, reliability_figure, risk_coverage_figure, weights_figure
-from training.fit import Epoch, Fit, FitConfig, Voted, fit
+from training.fit import Epoch, Fit, FitConfig, Voted, check, fit
 from training.model import RiskModel, Scores, Spec
 from training.pareto import family_weights, uniform_weights
 from training.risk import vote_chances
@@ -73,6 +73,7 @@ def train(
     task = read_task(folder)
     table = read_table(task)
     pareto_weights = pareto_weights_of(weights, task, table)
+    _check_trainable(table, pareto_weights, config)
     requirements = requirements_of(task.sources_path) if task.sources_path else []
     state.prepare()
     vectors = embeddings(state)(passages(table.texts, table.spans), progress.encoded)
@@ -89,7 +90,8 @@ def train(
             files.save(riskmodel, Path(place), task.sources_path if riskmodel.spec.sources_digest else None)
             sources = source_table(table.votes, table.answers, table.sources)
             version = run.register(Record(
-                name=name or task.name, config=config, data_name=task.name, data_folder=task.folder,
+                name=name or task.name, config=config, rule=weights if isinstance(weights, str) else "given",
+                best_epoch=fitted.best, encoder=riskmodel.spec.encoder, data_name=task.name, data_folder=task.folder,
                 data_file=task.data.path, data_digest=table.digest,
                 splits={split: int((table.splits == split).sum()) for split in SPLITS},
                 pareto_weights=pareto_weights, sources=sources,
@@ -212,6 +214,15 @@ def pareto_weights_of(given: Mapping[str, float] | str, task: Task, table: Table
     if not sum(given.values()):
         raise InputError("the Pareto weights are all 0.")
     return {name: given[name] for name in names}
+
+
+def _check_trainable(table: Table, pareto_weights: Mapping[str, float], config: FitConfig) -> None:
+    """What would fail after the texts are encoded and a run is open fails here instead."""
+    check(config)
+    train, _ = _held_out(table)
+    votes = np.column_stack([table.answers, table.votes])[train]
+    if not (votes[:, np.array(list(pareto_weights.values())) > 0] != ABSTAIN).any():
+        raise InputError("no source with a weight above 0 votes on any row to train on.")
 
 
 def _held_out(table: Table) -> tuple[np.ndarray, np.ndarray]:

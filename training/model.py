@@ -61,8 +61,9 @@ class Spec(BaseModel):
 class Scores:
     """What a version says of n answers.
 
-    risk: (n,) NaN where there is no answer. probabilities: (n, K). harmonizer_answers: (n,) the most
-    probable class. votes_used: (n,) whether any source voted and so had a say.
+    risk: (n,) NaN where there is no answer. probabilities: (n, K), the text, the LLM's answer and the votes
+    considered. harmonizer_answers: (n,) what the harmonizer says by the text alone. votes_used: (n,) whether
+    any source voted and so had a say.
     """
 
     risk: np.ndarray
@@ -87,7 +88,7 @@ class RiskModel:
             chunks = torch.from_numpy(np.ascontiguousarray(vectors)).split(65536)
             beliefs = torch.cat([self.harmonizer(chunk.to(device)).exp().cpu() for chunk in chunks]).numpy()
         probabilities = with_votes(beliefs, answers, votes, self.vote_chances)
-        return Scores(risk(probabilities, answers), probabilities, probabilities.argmax(axis=1),
+        return Scores(risk(probabilities, answers), probabilities, beliefs.argmax(axis=1),
                       (votes != ABSTAIN).any(axis=1))
 
     def complete_votes(self, texts: np.ndarray, spans: np.ndarray, votes: np.ndarray) -> np.ndarray:

@@ -39,6 +39,13 @@ def fitted(model: RiskModel, table: Table) -> Table:
     return replace(table, votes=model.complete_votes(table.texts, table.spans, votes), sources=model.spec.sources)
 
 
+def known_to(model: RiskModel, table: Table) -> Table:
+    """A table without the sources that a version was not trained with; it has nothing to say about their votes."""
+    names = {source.name for source in model.spec.sources}
+    known = [place for place, source in enumerate(table.sources) if source.name in names]
+    return replace(table, votes=table.votes[:, known], sources=tuple(table.sources[place] for place in known))
+
+
 def rows_of(model: RiskModel, frame: pd.DataFrame, path: str) -> Table:
     """Raw rows that are to be scored, as the version sees them; `path` names them in errors."""
     spec = model.spec

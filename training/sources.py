@@ -197,15 +197,21 @@ def encode_classes(
     if wrong.any():
         row = int(wrong.argmax())
         found = repr(str(values.iloc[row])[:60]) if quote else f"a value of type {type(values.iloc[row]).__name__}"
+        if str(values.iloc[row]) in classes:
+            raise InputError(f"{where} of row '{ids[row]}' is a number that names one class and is the index "
+                             f"of another: {found}. Give classes by name, as strings.")
         raise InputError(f"{where} of row '{ids[row]}' is no class of this task: {found}. "
                          f"Expected {classes_shown(classes)}, or -1.")
     return mapped.astype(float).fillna(ABSTAIN).to_numpy(dtype=np.int16)
 
 
 def class_codes(classes: Sequence[str]) -> dict[Any, int]:
-    """What a class may be called, and its index: its name, its index as a number or a string; nothing is -1."""
+    """What a class may be called, and its index: its name, its index as a number or a string; nothing is -1.
+
+    A number that is one class's index and another's name is left out: it could mean either.
+    """
     codes: dict[Any, int] = {ABSTAIN: ABSTAIN, "": ABSTAIN, None: ABSTAIN}
-    codes |= {index: index for index in range(len(classes))}
+    codes |= {index: index for index, name in enumerate(classes) if name == str(index) or str(index) not in classes}
     codes |= {form: index for index in range(ABSTAIN, len(classes)) for form in (str(index), f"{index}.0")}
     return codes | {name: index for index, name in enumerate(classes)}
 

@@ -65,7 +65,8 @@ class Table:
             raise InputError(f"split '{name}' is unknown. Expected one of {', '.join(SPLITS)}.")
         rows = self.rows(self.splits == name)
         if not len(rows):
-            raise InputError(f"the data has no row in split '{name}'.")
+            found = ", ".join(split for split in SPLITS if (self.splits == split).any())
+            raise InputError(f"the data has no row in split '{name}'. Choose another with --split: {found}.")
         return rows
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from training.calibration import Measures
+from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.fit import Epoch, FitConfig
 from training.model import SOURCES, SPEC, WEIGHTS
@@ -37,13 +38,17 @@ TASK_TAG = "polarscore.task_dir"
 class Record:
     """Everything that a training run leaves in MLflow, apart from its epochs.
 
-    model: the folder that `training.model.save` wrote. reference: what monitoring compares with later, one
-    row a training answer, no text. example: rows to try the model on; they hold text, so the caller
-    decides which. requirements: pins beyond the scorer's own.
+    rule: how the Pareto weights were chosen: uniform, family or given. model: the folder that
+    `training.model.save` wrote. reference: what monitoring compares with later, one row a training answer, no
+    text. example: rows to try the model on; they hold text, so the caller decides which. requirements: pins
+    beyond the scorer's own.
     """
 
     name: str
     config: FitConfig
+    rule: str
+    best_epoch: int
+    encoder: EncoderSpec
     data_name: str
     data_folder: Path
     data_file: str
@@ -142,7 +147,9 @@ class Run:
         import mlflow
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        settings = {"task": record.data_name, **asdict(record.config), "sources": len(record.sources)}
+        settings = {"task": record.data_name, **asdict(record.config), "sources": len(record.sources),
+                    "pareto_weights": record.rule, "best_epoch": record.best_epoch,
+                    "encoder": f"{record.encoder.name} {record.encoder.version}"}
         for name, value in settings.items():
             mlflow.log_param(name, value)
         data = Dataset(name=record.data_name, digest=record.data_digest[:36], source_type="local",
@@ -251,12 +258,14 @@ def _signature(record: Record) -> Any:
     from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType
 
-    classes = json.loads((record.model / SPEC).read_text(encoding="utf-8"))["classes"]
-    inputs: list[ColSpec | TensorSpec] = [ColSpec("string", "text"), ColSpec(AnyType(), "answer", required=False)]
-    inputs += [ColSpec(AnyType(), name, required=False) for name in ("id", "spans", "votes")]
-    outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "id"), ColSpec("double", "risk")]
+    spec = json.loads((record.model / SPEC).read_text(encoding="utf-8"))
+    classes, own = spec["classes"], spec["columns"]
+    optional = ("answer", "id", "spans", "votes", own["answer"], own["id"], *own["spans"], own["votes"])
+    inputs: list[ColSpec | TensorSpec] = [ColSpec("string", "text")]
+    inputs += [ColSpec(AnyType(), name, required=False) for name in dict.fromkeys(optional) if name != "text"]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "id"), ColSpec("double", "risk", required=False)]
     outputs += [ColSpec("double", f"p_{name}") for name in classes]
-    outputs += [ColSpec("string", "answer"), ColSpec("string", "harmonizer_answer")]
+    outputs += [ColSpec("string", "answer", required=False), ColSpec("string", "harmonizer_answer")]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
