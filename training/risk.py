@@ -1,25 +1,26 @@
 """Risk: the probability that an answer is wrong, from the text and from this row's votes. Pure.
 
-The harmonizer's h(x) is a belief from the text alone. The votes on the row itself are evidence on top, read
-in two ways that fail differently, and pooled:
+The harmonizer's h(x) is a belief from the text alone. It is trained to agree with sources that err, so it is less
+sure than it might be: it is sharpened until its mean confidence is the rate at which the LLM agrees with it,
 
-    p = (1 − b) · posterior + b · share,    b = ½ · n / (n + 1)    for n sources that voted
+    s(x) ∝ h(x)^T,    T ≥ 1 such that  mean max s(x) = mean [argmax h(x) = the LLM's answer].
 
-posterior: each vote, the LLM's answer among them, counts what votes of its source have been worth so far,
-    ∝ h(x)[k] · (Π_j P(λ_j | class k))^(1/√v)   over the v votes,
-  the chances P coming from the training rows with h(x) standing in for the class. Sources repeat each other
-  and the text, so v votes count as √v independent ones would.
-share: of the sources that voted, the part that named the class. It believes nothing that was learned, and so
-  bounds what a posterior led astray by a wrong majority can claim.
+The votes on the row itself, the LLM's answer among them, are evidence on top (`training.worth`), and the sum is taken
+with some reserve, as sources share what no agreement shows:
 
-No gold label enters. A row on which no source votes has the posterior alone, from its text and its answer.
+    p = (1 − b) · softmax(τ · log posterior) + b · h(x),    τ = 0.85,    b = 0.1
+
+No gold label enters.
 """
 
 import numpy as np
 
+from training.audit_result import Recalibration
 from training.task import ABSTAIN
+from training.worth import Worth, posterior
 
-SMOOTHING = 1.0
+TEMPER, POOLED = 0.85, 0.1
+SHARPEST = 30.0
 
 
 def risk(probabilities: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -31,41 +32,59 @@ def risk(probabilities: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return np.where(answers == ABSTAIN, np.nan, np.clip(1.0 - own, 0.0, 1.0))
 
 
-def vote_chances(votes: np.ndarray, beliefs: np.ndarray) -> np.ndarray:
-    """How likely source j is to vote v where the class is k and it votes: (m, K voted, K true) float32.
+def sharpness(beliefs: np.ndarray, answers: np.ndarray) -> float:
+    """T, by which a harmonizer's beliefs (n, K) are sharpened, from its agreement with the answers (n,), -1 = none.
 
-    votes: (n, m), -1 = abstains. beliefs: (n, K) class probabilities of the same rows, h(x).
-    Smoothed towards what the source votes anyway, so that a vote never seen tells nothing.
+    1 (as it is) where it is sure enough already, or where no row has an answer; at most 30.
     """
-    classes = beliefs.shape[1]
-    counts = np.stack([(votes == v).T.astype(np.float64) @ beliefs for v in range(classes)], axis=1)
-    said = counts.sum(axis=2, keepdims=True) + SMOOTHING / classes
-    said /= said.sum(axis=1, keepdims=True)
-    smoothed = counts + SMOOTHING * said
-    return (smoothed / smoothed.sum(axis=1, keepdims=True)).astype(np.float32)
+    answered = answers != ABSTAIN
+    if not answered.any():
+        return 1.0
+    agreement = float((beliefs[answered].argmax(axis=1) == answers[answered]).mean())
+    low, high = 1.0, SHARPEST
+    if sharpened(beliefs, low).max(axis=1).mean() >= agreement:
+        return low
+    for _ in range(30):
+        middle = float(np.sqrt(low * high))
+        low, high = ((middle, high) if sharpened(beliefs, middle).max(axis=1).mean() < agreement else (low, middle))
+    return low
 
 
-def with_votes(beliefs: np.ndarray, answers: np.ndarray, votes: np.ndarray, chances: np.ndarray) -> np.ndarray:
+def sharpened(beliefs: np.ndarray, power: float) -> np.ndarray:
+    """Beliefs (n, K) to a power, summing to 1 again."""
+    logits = power * np.log(np.maximum(beliefs.astype(np.float64), 1e-12))
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def with_votes(
+    beliefs: np.ndarray, answers: np.ndarray, votes: np.ndarray, worth: Worth, power: float
+) -> np.ndarray:
     """Class probabilities (n, K) from beliefs (n, K), the LLM's answers (n,) and the sources' votes (n, m).
 
-    chances: (1 + m, K voted, K true), the LLM first, as `vote_chances` gives them. Rows sum to 1; one with
-    neither answer nor votes keeps its beliefs.
+    worth: of the LLM and the m sources. power: the sharpness of the beliefs. Rows sum to 1.
     """
-    posterior = _posterior(beliefs, np.column_stack([answers, votes]), chances)
-    counts = np.stack([(votes == k).sum(axis=1) for k in range(beliefs.shape[1])], axis=1)
-    voters = counts.sum(axis=1, keepdims=True)
-    pooled = 0.5 * voters / (voters + 1)
-    return (1 - pooled) * posterior + pooled * counts / np.maximum(voters, 1)
+    found = posterior(worth, np.column_stack([answers, votes]), sharpened(beliefs, power))
+    return (1 - POOLED) * sharpened(found, TEMPER) + POOLED * beliefs
 
 
-def _posterior(beliefs: np.ndarray, votes: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    independent = 1 / np.sqrt(np.maximum((votes != ABSTAIN).sum(axis=1, keepdims=True), 1))
-    log_chances = np.log(chances.astype(np.float64))
-    logits = np.log(np.maximum(beliefs.astype(np.float64), 1e-12))
-    for v in range(beliefs.shape[1]):
-        logits += independent * ((votes == v) @ log_chances[:, v, :])
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+def recalibrated(probabilities: np.ndarray, answers: np.ndarray, recalibration: Recalibration) -> np.ndarray:
+    """Class probabilities (n, K) whose risk is the recalibrated one; those of the other classes keep their proportions.
+
+    answers: (n,) class indices; a row without one, -1, stays as it is.
+    """
+    if not recalibration.values:
+        return probabilities
+    answered = np.flatnonzero(answers != ABSTAIN)
+    own = answers[answered].astype(np.int64)
+    before = risk(probabilities, answers)[answered]
+    after = recalibration.apply(before)
+    others = probabilities.shape[1] - 1
+    found = probabilities.copy()
+    found[answered] = np.where(before[:, None] > 0, found[answered] * (after / np.maximum(before, 1e-300))[:, None],
+                               (after / others)[:, None])
+    found[answered, own] = 1 - after
+    return found
 
 
 def majority_vote_risk(answers: np.ndarray, votes: np.ndarray) -> np.ndarray:
