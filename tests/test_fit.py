@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from training.aggregation import AGGREGATORS
 from training.errors import InputError
 from training.fit import FitConfig, Voted, fit
 from training.pareto import SCALARISERS, source_losses, uniform_weights
 
+WAYS = [*SCALARISERS, *AGGREGATORS]
 QUICK = FitConfig(epochs=5, batch_size=16)
 
 
@@ -27,7 +29,7 @@ def weights_of(fitted):
 
 
 @pytest.mark.parametrize("harmonizer", ["linear", "mlp"])
-@pytest.mark.parametrize("scalariser", SCALARISERS)
+@pytest.mark.parametrize("scalariser", WAYS)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(harmonizer, scalariser):
     config = FitConfig(harmonizer, scalariser, epochs=3, batch_size=16)
     torch.manual_seed(1)
@@ -38,7 +40,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(harmonizer, s
     assert weights_of(first) == weights_of(second) != weights_of(other)
 
 
-@pytest.mark.parametrize("scalariser", SCALARISERS)
+@pytest.mark.parametrize("scalariser", WAYS)
 def test_the_harmonizer_learns_what_the_sources_agree_on(scalariser):
     rows, truth = voted(300)
     config = FitConfig(scalariser=scalariser, batch_size=32, learning_rate=0.005)
@@ -49,7 +51,7 @@ def test_the_harmonizer_learns_what_the_sources_agree_on(scalariser):
     assert fitted.epochs[fitted.best - 1].loss < fitted.epochs[0].loss
 
 
-@pytest.mark.parametrize("scalariser", SCALARISERS)
+@pytest.mark.parametrize("scalariser", WAYS)
 def test_a_weight_of_0_leaves_a_source_out(scalariser):
     config, weights = FitConfig(scalariser=scalariser, epochs=3, batch_size=16), np.array([0.5, 0.5, 0.0])
     silenced = [Voted(rows.vectors, np.column_stack([rows.votes[:, :2], np.full(len(rows.votes), -1)]))
@@ -96,6 +98,7 @@ def test_each_epoch_is_reported_as_it_ends():
     [
         (FitConfig(harmonizer="forest"), [1, 1, 1], "harmonizer 'forest' is unknown. Expected one of linear, mlp"),
         (FitConfig(scalariser="cubic"), [1, 1, 1], "scalariser 'cubic' is unknown. Expected one of linear, quad"),
+        (FitConfig(scalariser="pcgrad"), [1, 1, 1], "Expected one of linear, .*, mgda, upgrad"),
         (QUICK, [0, 0, 0], "no source with a weight above 0 votes on any row"),
     ],
 )
@@ -108,3 +111,38 @@ def test_one_source_that_never_votes_is_no_vote_to_learn_from():
     silent = Voted(TRAIN.vectors, np.full((120, 1), -1))
     with pytest.raises(InputError, match="no source with a weight above 0 votes"):
         fit(silent, HELD_OUT, 2, np.ones(1), QUICK)
+
+
+@pytest.mark.parametrize("scalariser", AGGREGATORS)
+def test_an_aggregator_keeps_families_apart(scalariser):
+    config = FitConfig(scalariser=scalariser, epochs=3, batch_size=16)
+    one, apart = (fit(TRAIN, HELD_OUT, 2, uniform_weights(3), config, families=families)
+                  for families in (["llm", "llm", "llm"], ["llm", "a", "b"]))
+    assert weights_of(apart) == weights_of(fit(TRAIN, HELD_OUT, 2, uniform_weights(3), config)) != weights_of(one)
+
+
+def test_many_sources_of_a_family_each_are_two_objectives():
+    rows = Voted(TRAIN.vectors, np.repeat(TRAIN.votes, 20, axis=1))
+    fitted = fit(rows, rows, 2, uniform_weights(60), FitConfig(scalariser="upgrad", epochs=2, batch_size=16))
+    assert all(np.isfinite(epoch.source_losses).all() for epoch in fitted.epochs)
+
+
+class SmallGPU(torch.nn.Linear):
+    """Has no memory for more than ten rows at once."""
+
+    def forward(self, rows):
+        if len(rows) > 10:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(rows)
+
+
+@pytest.mark.parametrize("scalariser", SCALARISERS)
+def test_a_gpu_without_memory_gets_smaller_batches_and_the_same_steps(scalariser, monkeypatch):
+    config, said = FitConfig("linear", scalariser, epochs=2, batch_size=48), []
+    expected = fit(TRAIN, HELD_OUT, 2, uniform_weights(3), config)
+    monkeypatch.setattr("training.harmonizer.nn.Linear", SmallGPU)
+    found = fit(TRAIN, HELD_OUT, 2, uniform_weights(3), config, tell=said.append)
+    assert said[0] == "the GPU ran out of memory: going on with batches of at most 32,768 rows." and len(said) == 13
+    for one, other in zip(found.harmonizer.parameters(), expected.harmonizer.parameters(), strict=True):
+        assert one.detach().numpy() == pytest.approx(other.detach().numpy(), abs=1e-4)
+    assert [epoch.loss for epoch in found.epochs] == pytest.approx([epoch.loss for epoch in expected.epochs], abs=1e-4)

@@ -1,15 +1,19 @@
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from training.audit_result import KNOTS, Guarantee, Recalibration
 from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.harmonizer import HARMONIZERS, make_harmonizer
-from training.model import RiskModel, Spec, align_votes, digest, load, load_spec, save
+from training.model import FORMAT, RiskModel, Spec, align_votes, digest, load, load_spec, save
+from training.risk import risk
 from training.sources import load_labelling_functions
 from training.task import Columns, Source
+from training.worth import Worth
 
 CODE = '''
 from training.sources import ABSTAIN, labelling_function
@@ -41,12 +45,16 @@ def saved(request, tmp_path):
     spec = Spec(
         name="mail", classes=("ham", "spam"), sources=SOURCES, stored_sources=1, columns=Columns(path="data.csv"),
         encoder=EncoderSpec("fake", "1", 5), harmonizer=request.param, scalariser="linear",
-        pareto_weights={"LLM": 0.25, "friend": 0.25, "shouts": 0.25, "author": 0.25}, data_digest="0" * 64,
+        pareto_weights={"LLM": 0.25, "friend": 0.25, "shouts": 0.25, "author": 0.25},
+        sharpness=1.5,
+        data_digest="0" * 64,
         sources_digest=hashlib.sha256(CODE.encode()).hexdigest(),
     )
     functions = tuple(function for function in load_labelling_functions(code) if function.needs_only_text)
-    chances = RANDOM.dirichlet([1, 1], (4, 2)).transpose(0, 2, 1).astype(np.float32)
-    model = RiskModel(spec, make_harmonizer(request.param, 5, 2, seed=3).eval(), chances, functions)
+    dependence = np.triu(RANDOM.random((4, 4)), 1)
+    worth = Worth(np.array([0.4, 0.6]), RANDOM.dirichlet([1, 1], (4, 2)), dependence + dependence.T,
+                  RANDOM.random((4, 2)))
+    model = RiskModel(spec, make_harmonizer(request.param, 5, 2, seed=3).eval(), worth, functions)
     save(model, tmp_path / "version", code)
     return model, tmp_path / "version"
 
@@ -55,7 +63,7 @@ def test_save_and_load_is_the_identity(saved, tmp_path):
     model, folder = saved
     loaded = load(folder)
     assert loaded.spec == model.spec and [f.name for f in loaded.functions] == ["shouts"]
-    assert np.array_equal(loaded.vote_chances, model.vote_chances)
+    assert all(np.array_equal(value, vars(model.worth)[name]) for name, value in vars(loaded.worth).items())
     one, other = loaded.score(VECTORS, ANSWERS, VOTES), model.score(VECTORS, ANSWERS, VOTES)
     assert one.risk.tobytes() == other.risk.tobytes() and one.probabilities.tobytes() == other.probabilities.tobytes()
     save(loaded, tmp_path / "again", folder / "sources.py")
@@ -74,6 +82,24 @@ def test_scores_are_probabilities_and_no_answer_has_no_risk(saved):
     silent = model.score(VECTORS, np.full_like(ANSWERS, -1), np.full_like(VOTES, -1))  # the text alone
     assert scores.harmonizer_answers.tolist() == silent.probabilities.argmax(axis=1).tolist()
     assert scores.votes_used.tolist() == (VOTES != -1).any(axis=1).tolist()
+
+
+def test_an_audit_is_kept_and_recalibrates_the_risks(saved, tmp_path):
+    model, folder = saved
+    audit = {"recalibration": Recalibration(values=tuple(np.linspace(0.2, 0.6, len(KNOTS)).tolist()), labels=25,
+                                            mean_risk=0.4, mean_low=0.3, mean_high=0.5, curve=((0.5, 0.4, 0.3, 0.5),)),
+             "guarantee": Guarantee(alpha=0.1, delta=0.1, threshold=None, accepted=0.0, upper=1.0, labels=25,
+                                    words="no threshold can be promised")}
+    spec = model.spec.model_copy(update=audit)
+    save(replace(model, spec=spec), tmp_path / "audited", folder / "sources.py")
+    loaded = load(tmp_path / "audited")
+    assert loaded.spec == spec
+    before, after = model.score(VECTORS, ANSWERS, VOTES), loaded.score(VECTORS, ANSWERS, VOTES)
+    told = ANSWERS != -1
+    assert after.risk[told] == pytest.approx(spec.recalibration.apply(before.risk[told]))
+    assert after.risk[told] == pytest.approx(risk(after.probabilities, ANSWERS)[told])
+    assert np.argsort(after.risk[told]).tolist() == np.argsort(before.risk[told]).tolist()
+    assert np.array_equal(after.probabilities[~told], before.probabilities[~told])
 
 
 def test_no_rows_have_no_scores(saved):
@@ -95,10 +121,10 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def without_chances(path):
+def without_worth(path):
     raw = path.read_bytes()
     (size,) = struct.unpack("<Q", raw[:8])
-    path.write_bytes(raw[:8] + raw[8 : 8 + size].replace(b"vote_chances", b"vote_chancez") + raw[8 + size :])
+    path.write_bytes(raw[:8] + raw[8 : 8 + size].replace(b"worth.seen", b"worth.seex") + raw[8 + size :])
 
 
 def respecified(**changes):
@@ -111,12 +137,12 @@ def respecified(**changes):
         ("weights.safetensors", lambda path: path.unlink(), "weights.safetensors is missing or damaged"),
         ("weights.safetensors", cut, "weights.safetensors is missing or damaged"),
         ("weights.safetensors", lambda path: path.write_bytes(b""), "weights.safetensors is missing or damaged"),
-        ("weights.safetensors", without_chances, "weights.safetensors is missing or damaged"),
+        ("weights.safetensors", without_worth, "weights.safetensors is missing or damaged"),
         ("spec.json", lambda path: path.unlink(), "spec.json is missing or damaged"),
         ("spec.json", cut, "spec.json is missing or damaged"),
         ("spec.json", lambda path: path.write_bytes(b"\xff"), "spec.json is missing or damaged"),
         ("spec.json", lambda path: path.write_text("[]"), "spec.json has format None"),
-        ("spec.json", respecified(format=2), "spec.json has format 2. This polarscore reads format 1"),
+        ("spec.json", respecified(format=FORMAT + 1), f"format {FORMAT + 1}. This polarscore reads format {FORMAT}"),
         ("spec.json", respecified(colour="red"), "unknown key 'colour'"),
         ("spec.json", respecified(classes=["a", "b", "c"]), "no weights of a"),
         ("spec.json", respecified(harmonizer="forest"), "harmonizer 'forest' is unknown"),

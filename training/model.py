@@ -1,13 +1,13 @@
 """A trained version as files: safetensors, a JSON spec and `sources.py`; and how it scores answers.
 
-`weights.safetensors` holds the harmonizer (`harmonizer.*`) and what votes are worth (`vote_chances`).
+`weights.safetensors` holds the harmonizer (`harmonizer.*`) and what votes are worth (`worth.*`).
 `spec.json` says how to use them. The encoder is named, not copied: it ships in a pinned package.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +17,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from training.encoder import EncoderSpec
+from training.audit_result import Guarantee, Recalibration
+from training.beliefs import Encode, Harmonizer, beliefs_in, beliefs_of, network_of, restore
+from training.encoder import EncoderSpec, best_device
 from training.errors import InputError
-from training.harmonizer import restore_harmonizer
-from training.risk import risk, with_votes
+from training.risk import recalibrated, risk, with_votes
 from training.sources import ABSTAIN, LabellingFunction, apply_labelling_functions, load_labelling_functions
 from training.task import Columns, Source, describe
+from training.transformer import TextHarmonizer
+from training.worth import Worth
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, SPEC, SOURCES = "weights.safetensors", "spec.json", "sources.py"
-
-Encode = Callable[[Sequence[str]], np.ndarray]
 
 
 class Spec(BaseModel):
@@ -38,7 +38,9 @@ class Spec(BaseModel):
     columns: where the task's data kept what is scored, so that files of the same make can be scored.
     pareto_weights: by source, the LLM's under the name `LLM`, which no source may have.
     stored_sources: how many of the sources, the first ones, have their votes in the data; the others are
-    labelling functions. sources_digest: SHA-256 of `sources.py`, None where the version has none.
+    labelling functions. sharpness: the power of the harmonizer's beliefs (`training.risk`). sources_digest: SHA-256 of
+    `sources.py`, None where the version has none. recalibration, guarantee: what an audit left; the threshold is one
+    of the recalibrated risk.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,8 +55,11 @@ class Spec(BaseModel):
     harmonizer: str
     scalariser: str
     pareto_weights: dict[str, float]
+    sharpness: float
     data_digest: str
     sources_digest: str | None = None
+    recalibration: Recalibration = Recalibration()
+    guarantee: Guarantee | None = None
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,24 @@ class RiskModel:
     """A version, ready to score. Immutable, and safe to share between threads."""
 
     spec: Spec
-    harmonizer: nn.Module
-    vote_chances: np.ndarray  # (1 + m, K voted, K true), the LLM first
+    harmonizer: Harmonizer
+    worth: Worth  # of the LLM and the m sources
     functions: tuple[LabellingFunction, ...] = ()  # of sources.py, those that need only the text
 
+    def beliefs(self, texts: np.ndarray, spans: np.ndarray, encode: Encode) -> np.ndarray:
+        """h(x) (n, K), by the texts (n,) and spans (n, entities, 2) alone; a transformer calls no `encode`."""
+        return beliefs_of(self.harmonizer, texts, spans, encode)
+
     def score(self, vectors: np.ndarray, answers: np.ndarray, votes: np.ndarray) -> Scores:
-        """Score n answers: vectors (n, width), answers (n,) with -1 for none, votes (n, m) with -1 for abstain."""
-        device = next(self.harmonizer.parameters()).device
-        with torch.inference_mode():
-            chunks = torch.from_numpy(np.ascontiguousarray(vectors)).split(65536)
-            beliefs = torch.cat([self.harmonizer(chunk.to(device)).exp().cpu() for chunk in chunks]).numpy()
-        probabilities = with_votes(beliefs, answers, votes, self.vote_chances)
+        """`judge`, from vectors (n, width) that are at hand; not for a transformer, which reads texts."""
+        if isinstance(self.harmonizer, TextHarmonizer):
+            raise TypeError("a transformer reads texts, not vectors: `judge` its `beliefs`.")
+        return self.judge(beliefs_in(self.harmonizer, vectors), answers, votes)
+
+    def judge(self, beliefs: np.ndarray, answers: np.ndarray, votes: np.ndarray) -> Scores:
+        """Score n answers: beliefs (n, K), answers (n,) with -1 for none, votes (n, m) with -1 for abstain."""
+        probabilities = with_votes(beliefs, answers, votes, self.worth, self.spec.sharpness)
+        probabilities = recalibrated(probabilities, answers, self.spec.recalibration)
         return Scores(risk(probabilities, answers), probabilities, beliefs.argmax(axis=1),
                       (votes != ABSTAIN).any(axis=1))
 
@@ -114,16 +126,17 @@ def save(model: RiskModel, folder: Path, sources: Path | None = None) -> None:
     """Write a version's files into a folder; `sources` is the `sources.py` that travels with it."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"harmonizer.{name}": tensor.cpu().contiguous()
-               for name, tensor in model.harmonizer.state_dict().items()}
-    tensors["vote_chances"] = torch.from_numpy(np.ascontiguousarray(model.vote_chances))
+               for name, tensor in network_of(model.harmonizer).state_dict().items()}
+    tensors |= {f"worth.{name}": torch.from_numpy(np.ascontiguousarray(value, dtype=np.float64))
+                for name, value in vars(model.worth).items()}
     save_file(tensors, folder / WEIGHTS)
     (folder / SPEC).write_text(json.dumps(model.spec.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
     if sources:
         shutil.copyfile(sources, folder / SOURCES)
 
 
-def load(folder: Path, device: str = "cpu") -> RiskModel:
-    """Read what `save` wrote: the same risks, bit for bit.
+def load(folder: Path, device: str | None = None) -> RiskModel:
+    """Read what `save` wrote: on one device, the same risks, bit for bit. Without a device: a GPU where there is one.
 
     Raises:
         InputError: a file is missing or damaged, of a newer format, or not the one the spec was written for.
@@ -131,12 +144,13 @@ def load(folder: Path, device: str = "cpu") -> RiskModel:
     spec = load_spec(folder / SPEC)
     try:
         tensors = load_file(folder / WEIGHTS)
-        chances = tensors.pop("vote_chances").numpy()
+        worth = Worth(**{name: tensors.pop(f"worth.{name}").numpy() for name in Worth.__annotations__})
     except (OSError, SafetensorError, KeyError):
         raise InputError(f"{folder / WEIGHTS} is missing or damaged.") from None
-    harmonizer = restore_harmonizer(spec.harmonizer, spec.encoder.width, len(spec.classes),
-                                    {name.removeprefix("harmonizer."): tensor for name, tensor in tensors.items()})
-    return RiskModel(spec, harmonizer.to(device), chances, _text_only(folder / SOURCES, spec.sources_digest))
+    harmonizer = restore(spec.harmonizer, spec.encoder, len(spec.columns.spans), len(spec.classes),
+                         {name.removeprefix("harmonizer."): tensor for name, tensor in tensors.items()},
+                         device or best_device())
+    return RiskModel(spec, harmonizer, worth, _text_only(folder / SOURCES, spec.sources_digest))
 
 
 def digest(folder: Path) -> str:

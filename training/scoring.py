@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from training.encoder import passages
+from training.beliefs import Encode
 from training.errors import InputError
-from training.model import Encode, RiskModel, Scores, align_votes
+from training.model import RiskModel, Scores, align_votes
 from training.rows import parsed
 from training.sources import ABSTAIN
 from training.table import Table, rows_to_table
@@ -20,7 +20,7 @@ _VOTES = (list, tuple, np.ndarray, dict)
 
 def score_table(model: RiskModel, encode: Encode, table: Table) -> Scores:
     """Score the rows of a table whose sources and classes are the version's, as `rows_of` and `fitted` make it."""
-    return model.score(encode(passages(table.texts, table.spans)), table.answers, table.votes)
+    return model.judge(model.beliefs(table.texts, table.spans, encode), table.answers, table.votes)
 
 
 def fitted(model: RiskModel, table: Table) -> Table:
