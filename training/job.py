@@ -1,53 +1,69 @@
 """The training job: a task's folder in, a registered version out."""
 
-import hashlib
-import json
-import math
 import re
 import tempfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
+from training import audit_plan
 from training import model as files
+from training.audit import written
+from training.audit_figure import recalibration_figure
+from training.audit_plan import NOTHING, Plan
+from training.audit_result import UNCHANGED, Guarantee, Recalibration
 from training.calibration import Measures, measures
+from training.cautions import warnings_of
 from training.encoder import DEFAULT_ENCODER, EmbeddingCache, Encoder, best_device, default_spec, passages
 from training.errors import InputError
-from training.figures import histogram_figure, reliability_figure, risk_coverage_figure, weights_figure
-from training.fit import Epoch, Fit, FitConfig, Voted, check, fit
-from training.model import RiskModel, Scores, Spec
-from training.pareto import family_weights, uniform_weights
-from training.risk import vote_chances
-from training.sources import ABSTAIN, load_labelling_functions, requirements_of, source_table
+from training.figures import front_figure, histogram_figure, reliability_figure, risk_coverage_figure, weights_figure
+from training.fit import Epoch, FitConfig, check
+from training.front import Front
+from training.learning import learn
+from training.model import Scores, Spec
+from training.selection import held_out, some
+from training.sources import ABSTAIN, requirements_of, source_table
 from training.state import State
+from training.sweep import CHOSEN_ON, FAMILIES, LLM_AND_SOURCES
 from training.table import SPLITS, Table, read_table
-from training.task import LLM, NAME, Task, read_task
+from training.task import NAME, Task, read_task
 from training.tracking import Record, open_run
+from training.transformer import KIND as TRANSFORMER
+from training.weighting import FITTED, FRONT, families_of, fitted_weights, pareto_weights_of
+from training.worth import Worth, vote_weights
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a job leaves behind: where to find the version, and its measures (None: no labels in that split)."""
+    """What a job leaves behind: where to find the version, and its measures (None: no labels in that split).
+
+    sources: as `training.sources.source_table`, and what the sources are worth. warnings: why the risk may be worth
+    little before an audit. to_check: how many answers were drawn into the plan's file. recalibration, guarantee: what
+    an audit left.
+    """
 
     run_id: str
     model: str
     version: int
     measures: dict[str, Measures | None]
     sources: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+    to_check: int = 0
+    recalibration: Recalibration = UNCHANGED
+    guarantee: Guarantee | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a job tells while it runs: rows encoded out of n, and each epoch."""
+    """What a job tells while it runs: rows encoded out of n, each epoch, a line if a GPU runs out of memory."""
 
     encoded: Callable[[int, int], None] = lambda done, of: None
     epoch: Callable[[Epoch, int], None] = lambda epoch, of: None
+    tell: Callable[[str], None] = lambda line: None
 
 
 def train(
@@ -55,80 +71,78 @@ def train(
     state: State,
     config: FitConfig,
     name: str | None = None,
-    weights: Mapping[str, float] | str = "family",
+    weights: Mapping[str, float] | str = "learned",
     progress: Progress = Progress(),
+    origin: str = "given",
+    plan: Plan = NOTHING,
 ) -> Trained:
     """Read a task, train its harmonizer, log the run, register the version as `candidate`.
 
-    Gold labels are read for the measures alone, after the version is final.
-    weights: Pareto weights by source, `LLM` being the LLM's; or `uniform`; or `family`, uniform but for the
-    LLM's own family, which shares one weight.
+    Gold labels are read for the measures alone, after the version is final. Those of an audit are in the file that
+    the plan names, and change the scale of the risks and nothing else.
+    weights: Pareto weights by source, `LLM` being the LLM's, with the `origin` that the run tells; or a rule:
+    `learned`, by what the votes are worth; `uniform`; `family`, uniform but for the LLM's own family, which shares
+    one weight; or one that needs first fits, `eigenvector`, `minimum_variance` or `front`.
 
     Raises:
-        InputError: the task, the weights or the configuration is at fault; nothing is registered then.
+        InputError: the task, the weights, the configuration or the audit is at fault; nothing is registered then, and
+            no file of answers to check is left.
     """
     if name is not None and not re.fullmatch(NAME, name):
         raise InputError("a model's name should be at most 100 letters, digits, '_', '.' and '-', the first a letter "
                          f"or digit. Found '{name[:100]}'.")
     task = read_task(folder)
     table = read_table(task)
-    pareto_weights = pareto_weights_of(weights, task, table)
+    rule = weights if isinstance(weights, str) else origin
+    fits = weights if isinstance(weights, str) and weights in FITTED else None
+    pareto_weights = pareto_weights_of("uniform" if fits else weights, task, table)
     _check_trainable(table, pareto_weights, config)
+    audited = audit_plan.prepare(plan, table, name or task.name)
     requirements = requirements_of(task.sources_path) if task.sources_path else []
     state.prepare()
-    vectors = embeddings(state)(passages(table.texts, table.spans), progress.encoded)
+    vectors = (np.empty((len(table), 0), dtype=np.float32) if config.harmonizer == TRANSFORMER and not fits
+               else embeddings(state)(passages(table.texts, table.spans), progress.encoded))
+    traced: dict[str, Front] = {}
     with open_run(state, name or task.name, list(pareto_weights)) as run:
+        if fits:
+            pareto_weights, traced = fitted_weights(fits, task, table, vectors, config)
+            rule = "family, for want of a front" if fits == FRONT and CHOSEN_ON not in traced else fits
 
         def on_epoch(epoch: Epoch) -> None:
             run.log_epoch(epoch)
             progress.epoch(epoch, config.epochs)
 
-        fitted, riskmodel = learn(task, table, vectors, pareto_weights, config, on_epoch)
-        scores = riskmodel.score(vectors, table.answers, table.votes)
+        fitted, riskmodel = learn(task, table, vectors, pareto_weights, config, on_epoch, progress.tell)
+        beliefs = riskmodel.beliefs(table.texts, table.spans, lambda texts: vectors)
+        scores = riskmodel.judge(beliefs, table.answers, table.votes)
+        to_check = audit_plan.drawn(plan, scores.risk, table, config.seed)
+        if audited:
+            riskmodel = audit_plan.audited_model(plan, audited, riskmodel, scores.risk, table)
+            scores = riskmodel.judge(beliefs, table.answers, table.votes)
         found = {split: labelled_measures(table, scores.risk, split) for split in SPLITS}
-        with tempfile.TemporaryDirectory() as place:
+        cautions = () if audited else _warnings(task, table, riskmodel.worth)
+        with tempfile.TemporaryDirectory() as place, written(plan.file(name or task.name), table, to_check,
+                                                             config.seed):
             files.save(riskmodel, Path(place), task.sources_path if riskmodel.spec.sources_digest else None)
-            sources = source_table(table.votes, table.answers, table.sources)
+            sources = source_table(table.votes, table.answers, table.sources).assign(**_told(table, riskmodel.worth))
             version = run.register(Record(
-                name=name or task.name, config=config, rule=weights if isinstance(weights, str) else "given",
+                name=name or task.name, config=config, rule=rule,
                 best_epoch=fitted.best, encoder=riskmodel.spec.encoder, data_name=task.name, data_folder=task.folder,
                 data_file=task.data.path, data_digest=table.digest,
                 splits={split: int((table.splits == split).sum()) for split in SPLITS},
                 pareto_weights=pareto_weights, sources=sources,
                 source_losses=dict(zip(pareto_weights, fitted.epochs[fitted.best - 1].held_out_source_losses.tolist(),
                                        strict=True)),
-                measures=found, figures=_figures(table, scores, pareto_weights, task.name),
+                measures=found, fronts=traced,
+                figures=_figures(table, scores, pareto_weights, task.name) | _front_figures(traced, task.name)
+                | _audit_figures(riskmodel.spec, task.name),
                 reference=monitoring_frame(table, scores).loc[table.splits != "test"],
-                model=Path(place), example=_example(task), requirements=requirements,
+                model=Path(place), example=_example(task), requirements=requirements, warnings=cautions,
+                to_check=len(to_check.rows) if to_check else 0, recalibration=riskmodel.spec.recalibration,
+                guarantee=riskmodel.spec.guarantee,
             ))
-    return Trained(run.run_id, name or task.name, version, found, sources)
-
-
-def learn(
-    task: Task,
-    table: Table,
-    vectors: np.ndarray,
-    pareto_weights: Mapping[str, float],
-    config: FitConfig,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-) -> tuple[Fit, RiskModel]:
-    """Train on a table's rows and their vectors (n, width). Uses no label: shuffling them changes no bit."""
-    votes = np.column_stack([table.answers, table.votes])
-    train, held_out = _held_out(table)
-    fitted = fit(Voted(vectors[train], votes[train]), Voted(vectors[held_out], votes[held_out]), len(table.classes),
-                 np.array(list(pareto_weights.values())), config, on_epoch)
-    with torch.inference_mode():
-        beliefs = fitted.harmonizer(torch.from_numpy(vectors[train])).exp().numpy()
-    functions = load_labelling_functions(task.sources_path) if task.sources_path else ()
-    functions = tuple(function for function in functions if function.needs_only_text)
-    spec = Spec(
-        name=task.name, classes=table.classes, sources=table.sources, stored_sources=len(task.sources),
-        columns=task.data, encoder=default_spec(), harmonizer=config.harmonizer, scalariser=config.scalariser,
-        pareto_weights=dict(pareto_weights), data_digest=table.digest,
-        sources_digest=hashlib.sha256(task.sources_path.read_bytes()).hexdigest()
-        if functions and task.sources_path else None,
-    )
-    return fitted, RiskModel(spec, fitted.harmonizer, vote_chances(votes[train], beliefs), functions)
+    return Trained(run.run_id, name or task.name, version, found, sources, cautions,
+                   len(to_check.rows) if to_check else 0, riskmodel.spec.recalibration, riskmodel.spec.guarantee)
 
 
 def embeddings(state: State) -> Callable[..., np.ndarray]:
@@ -173,67 +187,13 @@ def monitoring_frame(table: Table, scores: Scores) -> pd.DataFrame:
     })
 
 
-def read_weights(path: Path) -> dict[str, float]:
-    """Pareto weights as JSON: `{"LLM": 1.0, "source": 0.5, …}`, the form that a run logs.
-
-    Raises:
-        InputError: the file is missing, no JSON object, or holds something else than numbers of at least 0.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise InputError(f"{path} is not JSON. Expected an object of source and weight.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} should hold an object of source and weight.")
-    for name, value in content.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise InputError(f"{path}: the weight of '{name}' should be a finite number of at least 0.")
-    return {name: float(value) for name, value in content.items()}
-
-
-def pareto_weights_of(given: Mapping[str, float] | str, task: Task, table: Table) -> dict[str, float]:
-    """Pareto weights by source, the LLM first, as given or by one of the two rules.
-
-    Raises:
-        InputError: an unknown rule, a source that the task lacks, one without a weight, or all weights 0.
-    """
-    names = [LLM, *(source.name for source in table.sources)]
-    if given == "uniform":
-        return dict(zip(names, uniform_weights(len(names)).tolist(), strict=True))
-    if given == "family":
-        families = [task.task.llm_family, *(source.family for source in table.sources)]
-        return dict(zip(names, family_weights(families).tolist(), strict=True))
-    if isinstance(given, str):
-        raise InputError(f"the Pareto weights '{given}' are unknown. Expected uniform, family, or a JSON file.")
-    if strange := given.keys() - set(names):
-        raise InputError(f"the Pareto weights name the source '{min(strange)}', which the task lacks.")
-    if missing := [name for name in names if name not in given]:
-        raise InputError(f"the Pareto weights lack the source '{missing[0]}'. Give 0 to leave a source out.")
-    if not sum(given.values()):
-        raise InputError("the Pareto weights are all 0.")
-    return {name: given[name] for name in names}
-
-
 def _check_trainable(table: Table, pareto_weights: Mapping[str, float], config: FitConfig) -> None:
     """What would fail after the texts are encoded and a run is open fails here instead."""
     check(config)
-    train, _ = _held_out(table)
+    train, _ = held_out(table)
     votes = np.column_stack([table.answers, table.votes])[train]
     if not (votes[:, np.array(list(pareto_weights.values())) > 0] != ABSTAIN).any():
         raise InputError("no source with a weight above 0 votes on any row to train on.")
-
-
-def _held_out(table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows to train on and which to stop on: train and valid, or nine tenths and a tenth of train."""
-    train, valid = table.splits == "train", table.splits == "valid"
-    if not train.any():
-        raise InputError("the data has no row in split 'train'.")
-    if not valid.any():
-        tenth = np.fromiter((zlib.crc32(str(i).encode()) % 10 == 0 for i in table.ids), dtype=bool, count=len(table))
-        train, valid = train & ~tenth, train & tenth
-    return (train, valid) if train.any() and valid.any() else (train | valid, train | valid)
 
 
 def _figures(
@@ -250,6 +210,36 @@ def _figures(
         figures[f"figures/{split}_risk_coverage"] = risk_coverage_figure(
             risk, error, f"What accepting the safest buys, {name}, {split}")
     return figures
+
+
+def _front_figures(traced: Mapping[str, Front], name: str) -> dict[str, Figure]:
+    titles = {LLM_AND_SOURCES: ("pareto/front", f"What the LLM and the sources give up for each other, {name}"),
+              FAMILIES: ("pareto/front_families", f"What the families of sources give up for each other, {name}")}
+    return {titles[which][0]: front_figure(front, titles[which][1]) for which, front in traced.items()}
+
+
+def _audit_figures(spec: Spec, name: str) -> dict[str, Figure]:
+    if not spec.recalibration.curve:
+        return {}
+    return {"audit/recalibration": recalibration_figure(spec.recalibration, spec.guarantee,
+                                                        f"What the checked answers change, {name}")}
+
+
+def _warnings(task: Task, table: Table, worth: Worth) -> tuple[str, ...]:
+    rows = some(table.splits != "test", 0)
+    votes = np.column_stack([table.answers, table.votes])[rows]
+    return tuple(warnings_of(votes, families_of(task, table), table.classes, worth))
+
+
+def _told(table: Table, worth: Worth) -> dict[str, np.ndarray]:
+    """Of each source but the LLM, how often a vote is believed to be right, and as how many independent ones it counts.
+
+    NaN where a source votes on no row.
+    """
+    votes = np.column_stack([table.answers, table.votes])[some(np.ones(len(table), dtype=bool), 0)]
+    with np.errstate(invalid="ignore"):
+        counts = vote_weights(votes, worth.dependence).sum(axis=0) / (votes != ABSTAIN).sum(axis=0)
+    return {"accuracy": worth.accuracy[1:], "counts_as": counts[1:].astype(np.float64)}
 
 
 def _example(task: Task) -> pd.DataFrame:

@@ -111,7 +111,7 @@ def rows_to_table(
               if columns.label else np.full(len(ids), ABSTAIN, dtype=np.int16))
     votes = stored_votes(frame, task, ids, path)
     written = apply_labelling_functions(functions, frame, columns, task.classes, ids)
-    sources = task.sources + tuple(Source(name=f.name, family=f.family) for f in functions)
+    sources = task.sources + tuple(Source(name=f.name, family=f.family, evidence=f.evidence or "") for f in functions)
     names = [LLM, *(source.name for source in sources)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -28,10 +28,14 @@ Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Source(_Frozen):
-    """A cheap, noisy voter. Sources of one family (one model, one author) are likely to err together."""
+    """A cheap, noisy voter. Sources of one family (one model, one author) are likely to err together.
+
+    evidence: a sentence that says what its votes rest on, shown where an answer is explained.
+    """
 
     name: Name
     family: str = ""
+    evidence: str = ""
 
     @model_validator(mode="before")
     @classmethod

