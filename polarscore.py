@@ -6,9 +6,10 @@ Exit code 0 for success, 1 for a check that failed, 2 for bad input, with one cl
 import _thread
 import math
 import os
+import shlex
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,52 +104,85 @@ def demo(
 @app.command()
 def train(
     task_dir: TaskDir,
-    harmonizer: Annotated[str, typer.Option(help="linear or mlp.")] = "mlp",
-    scalariser: Annotated[str, typer.Option(help="linear, quadratic, euclidean or chebyshev.")] = "linear",
+    harmonizer: Annotated[str, typer.Option(
+        help="linear or mlp, on embeddings; or transformer, which fine-tunes the encoder.")] = "mlp",
+    scalariser: Annotated[str, typer.Option(
+        help="linear, quadratic, euclidean or chebyshev; or by the gradients of the source families, mgda or "
+             "upgrad.")] = "linear",
     weights: Annotated[str, typer.Option(
-        help='Pareto weights: uniform; family, in which the LLM asked differently counts as one; or a JSON file, '
-             '{"LLM": 1, "SOURCE": 0.5}.')] = "family",
+        help='Pareto weights: learned, by what each source is worth; uniform; family, in which the LLM asked '
+             'differently counts as one; eigenvector or minimum_variance, from how the sources pull in a first fit; '
+             'front, chosen on the Pareto front between the LLM and the sources; a JSON file, '
+             '{"LLM": 1, "SOURCE": 0.5}; or models:/NAME/VERSION or models:/NAME@ALIAS, those of a registered '
+             'version.')] = "learned",
     name: Annotated[str | None, typer.Option(help="The model's name; default: the task's.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most this many.")] = 30,
     learning_rate: Annotated[float, typer.Option(help="Of the optimiser, AdamW.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same version again.")] = 0,
+    audit: Annotated[int | None, typer.Option(
+        metavar="N", help="Also draw N answers for a person to check, into a file.")] = None,
+    audit_file: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Where they go, a .csv; default: NAME-audit.csv.")] = None,
+    audited: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Such a file with labels filled in: recalibrates the risk by it, and finds a threshold "
+                             "with a guarantee.")] = None,
+    alpha: Annotated[float | None, typer.Option(
+        help="The error rate to stay under among accepted answers; default: 0.1.")] = None,
+    delta: Annotated[float | None, typer.Option(
+        help="One less the confidence with which that holds; default: 0.1.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a harmonizer on a task and register it as candidate.
 
-    The run goes to MLflow. No gold label is used, except for the measures that are printed.
+    The run goes to MLflow. No gold label of the task is used, except for the measures that are printed; a few labels
+    that a person gives, --audit and --audited, make the risk truer.
     """
+    from training.encoder import best_device
     from training.fit import FitConfig
     from training.job import Progress as Told
-    from training.job import read_weights
     from training.job import train as run_training
 
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise InputError("--learning-rate should be a finite number above 0.")
     config = FitConfig(harmonizer=harmonizer, scalariser=scalariser, epochs=epochs, learning_rate=learning_rate,
-                       seed=seed)
-    given = read_weights(Path(weights)) if weights.endswith(".json") else weights
+                       seed=seed, device=best_device())
+    plan = _audit_plan(audit, audit_file, audited, alpha, delta)
+    state = State.from_environment()
+    given, origin = _pareto_weights(state, weights)
     with _progress() as bars:
         encoding, fitting = bars.add_task("encoding", total=None), bars.add_task("training", total=epochs)
-        trained = run_training(task_dir, State.from_environment(), config, name, given, Told(
+        trained = run_training(task_dir, state, config, name, given, Told(
             encoded=lambda done, of: bars.update(encoding, completed=done, total=of),
             epoch=lambda epoch, of: bars.update(
                 fitting, completed=epoch.number, total=of,
                 description=f"training, loss {epoch.loss:.4f}, held out {epoch.held_out_loss:.4f}"),
-        ))
+            tell=lambda line: err.print(line, highlight=False, soft_wrap=True),
+        ), origin, plan)
+    for warning in trained.warnings:
+        err.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    to_check = plan.file(trained.model)
     if as_json:
         print_json({"run_id": trained.run_id, "model": trained.model, "version": trained.version,
-                     "measures": trained.measures})
+                     "measures": trained.measures} | _audit_as_json(trained, to_check))
         return
     _print_sources(trained.sources)
     print_measures(trained.measures)
+    if trained.guarantee:
+        say(f"{trained.recalibration.words}\n{trained.guarantee.words}")
     say(f"registered models:/{trained.model}/{trained.version}, now also models:/{trained.model}@candidate; "
          f"MLflow run {trained.run_id}")
+    if trained.to_check:
+        say(f"{to_check.absolute()} holds {trained.to_check} answers to check: fill in the column 'label', then, with "
+            f"the other options as now: polarscore train {shlex.quote(str(task_dir))} --audited "
+            f"{shlex.quote(str(to_check))}")
 
 
 @app.command()
 def evaluate(task_dir: TaskDir, model: ModelUri, split: SplitOption = "test", as_json: AsJson = False) -> None:
-    """Measure a registered version on a labelled task."""
+    """Measure a registered version on a labelled task.
+
+    With the sources' votes and without them. Of a version with a guaranteed threshold, also what it accepts.
+    """
     from registry.evaluation import evaluate as run_evaluation
     from registry.versions import Versions
     from training.job import embeddings
@@ -161,9 +195,13 @@ def evaluate(task_dir: TaskDir, model: ModelUri, split: SplitOption = "test", as
     version = versions.get(model)
     found = run_evaluation(versions, version, table, embeddings(state), split)
     if as_json:
-        print_json({"model": version.model, "version": version.version, "split": split, "measures": found})
+        print_json({"model": version.model, "version": version.version, "split": split, "measures": found.measures,
+                    "measures_without_votes": found.without_votes}
+                   | ({"accepted": found.accepted} if found.accepted else {}))
         return
-    print_measures({split: found})
+    print_measures({split: found.measures, f"{split}, without votes": found.without_votes})
+    if found.accepted:
+        say(found.accepted.words)
 
 
 @app.command()
@@ -248,36 +286,117 @@ def feedback(
 def bench(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of tasks.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many; measures are means over them.")] = 1,
+    methods: Annotated[str | None, typer.Option(help="Only these, separated by commas; default: all.")] = None,
+    transformer: Annotated[bool, typer.Option(
+        "--transformer", help="Fine-tune transformers, too; that takes long.")] = False,
+    fresh: Annotated[bool, typer.Option(
+        "--fresh", help="Compute all risks again, those kept by an earlier bench, too.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Where the plot goes, a .png; it is in MLflow, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run every task of a folder, ours beside the baselines.
 
-    The measures are those of the test splits.
+    The measures are those of the test splits. A bench that was stopped goes on where it was.
     """
     from training import bench as bench_run
+    from training.bench_methods import chosen
+    from training.bench_tables import print_bench
     from training.figures import bench_figure
     from training.job import embeddings
     from training.tracking import log_bench
+    from training.verdict import as_json as as_content
 
     state = State.from_environment()
     if plot and plot.suffix != ".png":
         raise InputError(f"--plot {plot} should end in .png.")
-    tasks = bench_run.run(folder, embeddings(state), seeds,
-                          done=lambda name, found: err.print(f"{name}: ECE {figure(found['polarscore']['ece'])}, "
-                                                             f"AUROC {figure(found['polarscore']['auroc'])}"))
-    mean = bench_run.mean_over_tasks(tasks)
-    drawn = bench_figure(tasks, mean)
-    run_id = log_bench(state, tasks, mean, drawn, seeds)
+    wanted = chosen([name.strip() for name in methods.split(",")] if methods is not None else None, transformer)
+    found = bench_run.run(folder, embeddings(state), seeds, wanted, bench_run.Kept(state.home / "bench", fresh),
+                          tell=lambda line: err.print(line, highlight=False, soft_wrap=True))
+    content = as_content(found)
+    drawn = bench_figure(content["tasks"], content["mean"], content["bounds"])
     if plot:
         drawn.savefig(plot, dpi=150)
+    run_id = log_bench(state, content, drawn, seeds)
     if as_json:
-        print_json({"tasks": tasks, "mean": mean})
+        print_json(content)
         return
-    for name, found in {**tasks, f"mean over {len(tasks)} tasks": mean}.items():
-        say(f"\n{name}")
-        print_measures(found, "method")
+    print_bench(found)
     out.print(f"logged as run {run_id}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def explain(
+    what: Annotated[Path, typer.Argument(
+        metavar="TASK_DIR_OR_FILE", help="A task's folder, or a file of rows: .jsonl, .csv, .parquet.")],
+    model: ModelUri,
+    row: Annotated[str, typer.Option("--id", help="Whose answer: the row's id.")],
+    similar: Annotated[int, typer.Option(min=0, help="Show at most this many rows with similar texts.")] = 5,
+    texts: Annotated[bool, typer.Option("--texts", help="Show how their texts begin, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell why an answer has its risk.
+
+    With it go rows with similar texts, of the same task or file, and their risks.
+    """
+    from registry.versions import Versions
+    from training.explanation import explain_row
+    from training.job import embeddings
+    from training.model import load
+    from training.rows import read_rows
+    from training.scoring import fitted, rows_of
+    from training.table import read_table
+    from training.task import read_task
+
+    state = State.from_environment()
+    versions = Versions(state)
+    version = versions.get(model)
+    riskmodel = load(versions.folder(version))
+    table = (fitted(riskmodel, read_table(read_task(what))) if what.is_dir()
+             else rows_of(riskmodel, read_rows(what), what.name))
+    found = explain_row(riskmodel, embeddings(state), table, row, similar, texts)
+    if as_json:
+        print_json({"model": version.model, "version": version.version, **vars(found)})
+        return
+    _print_explanation(found)
+
+
+def _pareto_weights(state: State, given: str) -> tuple[Mapping[str, float] | str, str]:
+    """The Pareto weights of a file or of a registered version, by source, or the name of a rule; and their origin."""
+    if given.startswith("models:"):
+        from registry.versions import Versions
+
+        versions = Versions(state)
+        version = versions.get(given)
+        return versions.spec(version).pareto_weights, version.uri
+    if given.endswith(".json"):
+        from training.weighting import read_weights
+
+        return read_weights(Path(given)), "given"
+    return given, given
+
+
+def _audit_plan(
+    draw: int | None, target: Path | None, checked: Path | None, alpha: float | None, delta: float | None
+) -> Any:
+    """What --audit and its companions ask for; one that would change nothing is refused."""
+    from training.audit_plan import ALPHA, DELTA, Plan
+
+    if target is not None and draw is None:
+        raise InputError("--audit-file names the file of --audit N. Give both.")
+    if alpha is not None and draw is None and checked is None:
+        raise InputError("--alpha is for --audit or --audited. Give one of them.")
+    if delta is not None and checked is None:
+        raise InputError("--delta is for --audited FILE. Give both.")
+    return Plan(draw, target, checked, ALPHA if alpha is None else alpha, DELTA if delta is None else delta)
+
+
+def _audit_as_json(trained: Any, to_check: Path) -> dict[str, Any]:
+    if trained.to_check:
+        return {"audit": {"file": to_check, "rows": trained.to_check}}
+    if trained.guarantee:
+        return {"audit": {"labels": trained.recalibration.labels, "recalibration": trained.recalibration.summary(),
+                          "guarantee": trained.guarantee}}
+    return {}
 
 
 @contextmanager
@@ -304,13 +423,41 @@ def _progress() -> Progress:
 
 
 def _print_sources(sources: Any) -> None:
-    table = columns("source", "family", "coverage", "overlaps", "conflicts", "like the LLM")
+    table = columns("source", "family", "coverage", "overlaps", "conflicts", "like the LLM", "believed right",
+                    "counts as")
     for row in sources.head(SOURCES_SHOWN).itertuples():
         table.add_row(row.source[:60], row.family, f"{row.coverage:.1%}", f"{row.overlaps:.1%}",
-                     f"{row.conflicts:.1%}", "" if math.isnan(row.agreement) else f"{row.agreement:.1%}")
+                     f"{row.conflicts:.1%}", "" if math.isnan(row.agreement) else f"{row.agreement:.1%}",
+                     f"{row.accuracy:.1%}", "" if math.isnan(row.counts_as) else f"{row.counts_as:.2f}")
     out.print(table)
     if len(sources) > SOURCES_SHOWN:
         say(f"and {len(sources) - SOURCES_SHOWN} more sources; all of them are in MLflow, sources.json")
+
+
+def _print_explanation(found: Any) -> None:
+    from training.explanation import in_words
+
+    say(in_words(found) + "\n")
+    table = columns("source", "family", "votes", "agrees", "accuracy", "counts as", "log-odds", "why")
+    table.add_row("the text", "", found.harmonizer_answer, _agrees(found.harmonizer_answer, found.answer), "", "",
+                  f"{found.text_log_odds:+.2f}", "what the harmonizer says")
+    for said in found.votes:
+        table.add_row(said.source[:60], said.family, said.vote, _agrees(said.vote, found.answer),
+                      f"{said.accuracy:.2f}", f"{said.counts_as:.2f}", f"{said.log_odds:+.2f}", said.evidence)
+    table.add_row("together", "", "", "", "", "", f"{found.log_odds:+.2f}", "")
+    out.print(table)
+    if not found.similar:
+        return
+    table = columns("similar row", "similarity", "answer", "risk")
+    if any(other.text for other in found.similar):
+        table.add_column("its text begins")
+    for other in found.similar:
+        table.add_row(other.id, f"{other.similarity:.2f}", other.answer or "", figure(other.risk), other.text)
+    out.print(table)
+
+
+def _agrees(vote: str, answer: str | None) -> str:
+    return "" if answer is None else "yes" if vote == answer else "no"
 
 
 def _cause(error: Exception) -> str:

@@ -159,7 +159,7 @@ def empty(tmp_path, monkeypatch):
 
 
 LEVELS = [[], ["registry"], ["monitor"], *([name] for name in (
-    "demo", "train", "evaluate", "score", "bundle", "serve", "feedback", "bench")),
+    "demo", "train", "evaluate", "score", "explain", "bundle", "serve", "feedback", "bench", "explain")),
     *(["registry", name] for name in (
         "list", "show", "promote", "gate", "rollback", "history", "at", "verify", "diff")),
     *(["monitor", name] for name in ("report", "check", "sample", "ui"))]
@@ -201,6 +201,10 @@ def test_without_a_command_they_are_listed_on_standard_error(run, empty, level):
     (["monitor", "ui"], "there is no report to show yet"),
     (["feedback", "nofile.csv"], "nofile.csv does not exist"),
     (["train", "."], "task.toml does not exist"),
+    (["train", ".", "--audit", "ten"], "Invalid value for '--audit'"),
+    (["train", ".", "--audit-file", "a.csv"], "--audit-file names the file of --audit N. Give both."),
+    (["train", ".", "--alpha", "0.1"], "--alpha is for --audit or --audited. Give one of them."),
+    (["train", ".", "--audit", "9", "--delta", "0.1"], "--delta is for --audited FILE. Give both."),
 ])
 def test_a_wrong_command_ends_in_one_line_and_leaves_nothing(run, empty, arguments, message):
     assert message in run(*arguments).refused()
@@ -223,6 +227,10 @@ def test_versions_can_be_listed_and_shown(run, here):
     shown = run("registry", "show", "models:/tickets/1", "--json").json()
     assert shown["version"] == 1 and shown["classes"] == list(SAID) and set(shown["measures"]) == set(SPLITS)
     assert set(shown["pareto_weights"]) == {"LLM", "other_llm", "kb", "asks", "says_thanks"}
+    assert (shown["recalibration"], shown["guarantee"], shown["warnings"]) == (None, None, [])
+    assert shown["worth"][0]["source"] == "LLM" and len(shown["worth"]) == 5
+    for row in shown["worth"][1:]:
+        assert 0 < row["accuracy"] < 1 and 0 < row["coverage"] <= 1 and 0 < row["counts_as"] <= 1
     words = run("registry", "show").out
     assert "models:/tickets/2" in words and "…" not in words
     assert "candidate" in run("registry", "list").out
@@ -272,13 +280,18 @@ def test_a_disagreement_and_a_refusal_exit_with_1(run, here, monkeypatch):
 def test_two_versions_differ(run, here):
     found = run("registry", "diff", "models:/tickets/1", "models:/tickets/2", "--json").json()
     assert found and all(len(pair) == 2 for pair in found.values())
+    assert "believed accuracy of LLM" in found and "checked answers" not in found
+    assert "believed accuracy of" in run("registry", "diff", "models:/tickets/1", "models:/tickets/2").out
     assert run("registry", "diff", "models:/tickets/1", "models:/tickets/1", "--json").json() == {}
     assert run("registry", "diff", "models:/tickets/1", "models:/tickets/1").out == "no difference\n"
 
 
 def test_a_version_is_evaluated(run, here):
     found = run("evaluate", "tickets", "--model", "models:/tickets@candidate", "--json").json()
-    assert set(found) == {"model", "version", "split", "measures"} and set(found["measures"]) == MEASURES
+    assert set(found) == {"model", "version", "split", "measures", "measures_without_votes"}
+    assert set(found["measures"]) == set(found["measures_without_votes"]) == MEASURES
+    assert found["measures"]["n"] == found["measures_without_votes"]["n"] and found["measures"] != found[
+        "measures_without_votes"]
     assert (found["model"], found["version"], found["split"]) == ("tickets", 2, "test")
     for model, message in (("models:/tickets@nope", "has no alias 'nope'. It has: candidate."),
                            ("models:/tickets/9", "has no version 9"), ("models:/nope/1", "no model 'nope'"),
@@ -438,6 +451,56 @@ def test_a_version_with_a_new_source_is_compared_with_one_that_lacks_it(run, her
     gate = run("registry", "gate", "models:/tickets/3", "--json").json()
     assert [found["name"] for found in gate["gates"]] == ["sound", "ece", "auroc", "aurc"]
     assert run("evaluate", "tickets", "--model", "models:/tickets/1", "--json").json()["measures"]["n"] > 0
+
+
+@pytest.mark.slow
+def test_a_few_answers_are_drawn_checked_and_used(run, here, world):
+    options = ("train", "tickets", "--epochs", "4")
+    drawn = run(*options, "--audit", "60")
+    assert drawn.code == 0 and drawn.err == ""
+    assert f"{here / 'tickets-audit.csv'} holds 60 answers to check: fill in the column 'label'" in drawn.out
+    assert "polarscore train tickets --audited tickets-audit.csv" in drawn.out
+    assert "tickets-audit.csv exists already, and may hold labels" in run(*options, "--audit", "60").refused()
+    assert "has no label yet" in run(*options, "--audited", "tickets-audit.csv").refused()
+    found = run(*options, "--audit", "5", "--audit-file", "few.csv", "--json").json()
+    assert set(found) == {"run_id", "model", "version", "measures", "audit"}
+    assert found["audit"] == {"file": "few.csv", "rows": 5}
+    gold = {row["id"]: row["gold"] for row in world[1]}
+    frame = pd.read_csv("tickets-audit.csv", dtype=str, keep_default_na=False)
+    frame.assign(label=frame["id"].map(gold)).to_csv("tickets-audit.csv", index=False)
+    used = run(*options, "--audited", "tickets-audit.csv", "--alpha", "0.3", "--json").json()
+    audit = used["audit"]
+    assert set(audit) == {"labels", "recalibration", "guarantee"} and audit["labels"] == 60
+    assert set(audit["recalibration"]) == {"mean_risk", "interval", "curve"}
+    low, high = audit["recalibration"]["interval"]
+    assert low < audit["recalibration"]["mean_risk"] < high
+    assert set(audit["guarantee"]) == {"alpha", "delta", "threshold", "accepted", "upper", "labels", "words"}
+    assert (audit["guarantee"]["alpha"], audit["guarantee"]["delta"]) == (0.3, 0.1)
+    words = run(*options, "--audited", "tickets-audit.csv", "--alpha", "0.3").out
+    assert "recalibrated by 60 checked answers: the mean risk is" in words and audit["guarantee"]["words"] in words
+
+    shown = run("registry", "show", "--json").json()
+    assert shown["guarantee"] == audit["guarantee"]
+    assert shown["recalibration"] == {"labels": 60, **audit["recalibration"]}
+    assert audit["guarantee"]["words"] in run("registry", "show").out
+    evaluated = run("evaluate", "tickets", "--model", "models:/tickets@candidate", "--json").json()
+    assert set(evaluated["accepted"]) == {"threshold", "share", "error_rate"}
+    assert evaluated["accepted"]["threshold"] == audit["guarantee"]["threshold"]
+    changed = run("registry", "diff", "models:/tickets/3", f"models:/tickets/{used['version']}", "--json").json()
+    assert changed["checked answers"] == [None, 60]
+    assert "without votes" in run("evaluate", "tickets", "--model", "models:/tickets@candidate").out
+
+
+@pytest.mark.slow
+def test_a_reason_to_doubt_the_risk_is_told_and_kept(run, here):
+    Path("tickets/sources.py").unlink()
+    frame = pd.read_csv("tickets/rows.csv", dtype=str, keep_default_na=False)
+    frame.assign(**{"vote:kb": "thanks"}).to_csv("tickets/rows.csv", index=False)
+    ran = run("train", "tickets", "--epochs", "2", "--json")
+    assert set(ran.json()) == {"run_id", "model", "version", "measures"}
+    assert ran.err.startswith("warning: The LLM and the sources") and "--audit 50" in ran.err
+    (warning,) = run("registry", "show", "--json").json()["warnings"]
+    assert f"warning: {warning}\n" == ran.err and warning in run("registry", "show").out
 
 
 def test_a_model_is_named_by_the_uri_of_a_version_too(run, here):
