@@ -29,7 +29,7 @@ from training.table import read_table
 from training.task import ABSTAIN, read_task
 from training.weighting import pareto_weights_of
 
-BELIEVED_TRIALS = 200  # each fits a posterior of its own
+BELIEVED_TRIALS = 50  # each fits a posterior of its own
 
 
 def labelled_risks(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
