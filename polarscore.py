@@ -116,8 +116,10 @@ def train(
              '{"LLM": 1, "SOURCE": 0.5}; or models:/NAME/VERSION or models:/NAME@ALIAS, those of a registered '
              'version.')] = "learned",
     name: Annotated[str | None, typer.Option(help="The model's name; default: the task's.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="At most this many.")] = 30,
-    learning_rate: Annotated[float, typer.Option(help="Of the optimiser, AdamW.")] = 1e-3,
+    epochs: Annotated[int, typer.Option(
+        min=1, help="At most this many; a transformer passes over the rows 5 times at most.")] = 30,
+    learning_rate: Annotated[float, typer.Option(
+        help="Of the optimiser, AdamW; a transformer's encoder takes a tenth.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same version again.")] = 0,
     audit: Annotated[int | None, typer.Option(
         metavar="N", help="Also draw N answers for a person to check, into a file.")] = None,
@@ -129,7 +131,7 @@ def train(
     alpha: Annotated[float | None, typer.Option(
         help="The error rate to stay under among accepted answers; default: 0.1.")] = None,
     delta: Annotated[float | None, typer.Option(
-        help="One less the confidence with which that holds; default: 0.1.")] = None,
+        help="How often that may fail; default: 0.1, a confidence of 0.9.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a harmonizer on a task and register it as candidate.

@@ -5,7 +5,8 @@ import torch
 from training.aggregation import AGGREGATORS
 from training.errors import InputError
 from training.fit import FitConfig, Voted, fit
-from training.pareto import SCALARISERS, source_losses, uniform_weights
+from training.harmonizer import make_harmonizer
+from training.pareto import SCALARISERS, source_losses, uniform_weights, vote_table
 
 WAYS = [*SCALARISERS, *AGGREGATORS]
 QUICK = FitConfig(epochs=5, batch_size=16)
@@ -146,3 +147,24 @@ def test_a_gpu_without_memory_gets_smaller_batches_and_the_same_steps(scalariser
     for one, other in zip(found.harmonizer.parameters(), expected.harmonizer.parameters(), strict=True):
         assert one.detach().numpy() == pytest.approx(other.detach().numpy(), abs=1e-4)
     assert [epoch.loss for epoch in found.epochs] == pytest.approx([epoch.loss for epoch in expected.epochs], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", SCALARISERS)
+def test_a_step_in_bf16_is_nearly_that_in_float32(name):
+    random = np.random.default_rng(0)
+    vectors = torch.from_numpy(random.normal(size=(64, 16)).astype(np.float32))
+    scalariser = SCALARISERS[name]
+    votes = random.integers(-1, 3, (64, 5))
+    table = torch.from_numpy(vote_table(votes, np.full(5, 0.2), 3, scalariser.gather))
+    found = []
+    for half in (False, True):
+        harmonizer = make_harmonizer("mlp", 16, 3, seed=0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            log_h = harmonizer(vectors)
+        loss = scalariser.combine(table, -log_h).mean()
+        loss.backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in harmonizer.parameters()])
+        assert torch.isfinite(gradient).all()
+        found.append((loss.item(), gradient))
+    assert found[1][0] == pytest.approx(found[0][0], rel=0.02)
+    assert (found[1][1] - found[0][1]).norm() < 0.2 * found[0][1].norm()

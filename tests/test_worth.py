@@ -150,14 +150,14 @@ def by_hand(monkeypatch):
 
 def test_worth_of_two_sources_by_hand(by_hand):
     worth = from_beliefs(VOTES, ["a", "b"], BELIEFS, BELIEFS)
-    assert worth.balance == pytest.approx([0.45, 0.55])
-    # source 0 votes 0 on rows whose beliefs add up to (1.5, 0.5); the prior there is 0.75 (1, 0) + 0.25 (0.45, 0.55)
+    assert worth.balance == pytest.approx([0.46, 0.54])  # (1.8 + 1/2) / (4 + 1)
+    # source 0 votes 0 on rows whose beliefs add up to (1.5, 0.5); the prior there is 0.75 (1, 0) + 0.25 (0.46, 0.54)
     assert worth.seen.tolist() == [pytest.approx([2, 2]), pytest.approx([1, 2])]
     assert worth.precision == pytest.approx(np.array([
-        [[(1.5 + 2 * 0.8625) / 4, (0.5 + 2 * 0.1375) / 4], [(0.3 + 2 * 0.1125) / 4, (1.7 + 2 * 0.8875) / 4]],
-        [[(0.9 + 2 * 0.8625) / 3, (0.1 + 2 * 0.1375) / 3], [(0.7 + 2 * 0.1125) / 4, (1.3 + 2 * 0.8875) / 4]],
+        [[(1.5 + 2 * 0.865) / 4, (0.5 + 2 * 0.135) / 4], [(0.3 + 2 * 0.115) / 4, (1.7 + 2 * 0.885) / 4]],
+        [[(0.9 + 2 * 0.865) / 3, (0.1 + 2 * 0.135) / 3], [(0.7 + 2 * 0.115) / 4, (1.3 + 2 * 0.885) / 4]],
     ]))
-    assert worth.accuracy == pytest.approx([(0.80625 + 0.86875) / 2, (0.875 + 2 * 0.76875) / 3])
+    assert worth.accuracy == pytest.approx([(0.8075 + 0.8675) / 2, (2.63 / 3 + 2 * 0.7675) / 3])
     # they meet on three rows and agree on two. Given class 0 source 0 votes (2, 0.8)/2.8, source 1 (1.275, 1.325)/2.6;
     # given class 1 they vote (1, 2.2)/3.2 and (0.475, 1.925)/2.4
     agree = [(2 * 1.275 + 0.8 * 1.325) / 2.8 / 2.6, (1 * 0.475 + 2.2 * 1.925) / 3.2 / 2.4]
@@ -228,3 +228,12 @@ def test_that_a_rule_speaks_up_is_evidence():
     votes = np.column_stack([votes, np.where(speaks, 1, -1)]).astype(np.int16)
     worth = from_votes(votes, [*families, "rule"], 2)
     assert worth.evidence[3, 1, 1] > 0.2 > 0 > worth.evidence[3, 1, 0]
+
+
+def test_a_vote_for_a_class_that_nobody_named_before_does_not_beat_all_others():
+    random = np.random.default_rng(0)
+    votes = random.integers(0, 2, (500, 5)).astype(np.int16)
+    beliefs = np.column_stack([random.dirichlet([5, 5], 500), np.zeros(500)])
+    worth = refined(from_votes(votes, list("abcde"), 3), votes, list("abcde"), beliefs)
+    found = posterior(worth, np.array([[0, 0, 0, 0, 2]]), np.array([[0.9, 0.1, 0.0]]))
+    assert found[0, 0] > 0.9

@@ -60,6 +60,7 @@ def audited_risk(
 AUDITED: dict[str, Extra] = {f"polarscore_audit_{budget}": partial(audited_risk, budget=budget) for budget in BUDGETS}
 """Methods that may look at the labels of a few rows of train and valid, which a person would have checked."""
 
+
 @dataclass(frozen=True)
 class Case:
     """What a method is given: a task, its rows without gold labels, their vectors (n, width), and a seed.

@@ -6,10 +6,10 @@ from typing import TypeVar
 import torch
 from torch.amp import autocast
 
-from training.encoder import MAX_TOKENS
 from training.errors import InputError
 
 T = TypeVar("T")
+LONG_TEXT = 256  # tokens
 
 
 class Budget:
@@ -20,7 +20,7 @@ class Budget:
     """
 
     def __init__(
-        self, size: int, tell: Callable[[str], None] = lambda line: None, least: int = MAX_TOKENS, unit: str = "tokens"
+        self, size: int, tell: Callable[[str], None] = lambda line: None, least: int = LONG_TEXT, unit: str = "tokens"
     ):
         self.size, self._tell, self._least, self._unit = size, tell, least, unit
 

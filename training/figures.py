@@ -97,26 +97,28 @@ def bench_figure(
     bounds: Mapping[str, Mapping[str, Any]],
     own: str = "polarscore",
 ) -> Figure:
-    """ECE and AUROC of every method: on the left the mean over tasks, ours in colour, on the right each task's figure.
+    """The measures of every method: on the left the mean over tasks, ours in colour, on the right each task's figure.
 
     A tick beside a mean ECE is its floor, what a perfectly calibrated score of the same risks would show.
     bounds: of each task and of the mean, by method, as `training.verdict.as_json` has them.
     """
-    panels = (("ece", "ECE, lower is better", True), ("auroc", "AUROC, higher is better", False))
-    figure = Figure(figsize=(7.0 + 0.72 * len(tasks), 2 * (1.6 + 0.29 * len(mean))), layout="constrained")
-    grid = figure.subplots(2, 2, width_ratios=(4.0, 1.2 + 0.72 * len(tasks)), squeeze=False)
+    panels = (("ece", "ECE, lower is better", True), ("r2", "R², higher is better", False),
+              ("auroc", "AUROC, higher is better", False), ("aurc", "AURC, lower is better", True),
+              ("brier", "Brier, lower is better", True))
+    figure = Figure(figsize=(7.0 + 0.72 * len(tasks), len(panels) * (1.6 + 0.29 * len(mean))), layout="constrained")
+    grid = figure.subplots(len(panels), 2, width_ratios=(4.0, 1.2 + 0.72 * len(tasks)), squeeze=False)
     for (key, label, low_is_good), (left, right) in zip(panels, grid, strict=True):
         told = {method: value for method in mean if (value := _told(mean[method], key)) is not None}
         methods = sorted(told, key=lambda method: told[method], reverse=low_is_good)
         colours = [WRONG if method == own else MUTED if method == "gold" else RIGHT for method in methods]
-        start = 0.0 if low_is_good else 0.5
+        start = 0.5 if key == "auroc" else 0.0
         left.barh(range(len(methods)), [told[method] - start for method in methods], left=start, color=colours,
                   height=0.62)
         for row, method in enumerate(methods):
             left.annotate(f"{told[method]:.3f}", (max(told[method], start), row), xytext=(4, 0), va="center",
                           textcoords="offset points", fontsize=9, fontweight="bold" if method == own else "normal")
         floors = [(bounds["mean"][method]["ece_floor"], row) for row, method in enumerate(methods)
-                  if low_is_good and method in bounds["mean"]]
+                  if key == "ece" and method in bounds["mean"]]
         if floors:
             left.plot(*zip(*floors, strict=True), linestyle="none", marker="|", markersize=13, markeredgewidth=2.2,
                       color="#222222", label="its floor: if perfectly calibrated")

@@ -59,7 +59,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a job tells while it runs: rows encoded out of n, each epoch, a line if a GPU runs out of memory."""
+    """What a job tells while it runs: rows encoded out of n, each epoch, a line for what is worth knowing.
+
+    That is a GPU that runs out of memory, or the choice on the Pareto front.
+    """
 
     encoded: Callable[[int, int], None] = lambda done, of: None
     epoch: Callable[[Epoch, int], None] = lambda epoch, of: None
@@ -107,6 +110,9 @@ def train(
         if fits:
             pareto_weights, traced = fitted_weights(fits, task, table, vectors, config)
             rule = "family, for want of a front" if fits == FRONT and CHOSEN_ON not in traced else fits
+            if fits == FRONT:
+                progress.tell(f"front: {traced[CHOSEN_ON].reason}" if CHOSEN_ON in traced else
+                              "front: no two sides have votes to trace one between; the weights are by family.")
 
         def on_epoch(epoch: Epoch) -> None:
             run.log_epoch(epoch)

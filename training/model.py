@@ -190,7 +190,7 @@ def load_spec(path: Path) -> Spec:
         raise InputError(f"{path} is missing or damaged.") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise InputError(f"{path} has format {found}. This polarscore reads format {FORMAT}.")
+        raise InputError(f"{path} has format {found}. This polarscore reads format {FORMAT}: train the version again.")
     try:
         return Spec(**content)
     except ValidationError as error:

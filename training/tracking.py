@@ -194,7 +194,6 @@ class Run:
                             "pareto/front.json")
             mlflow.log_metrics({f"hypervolume.{name}": front.hypervolume for name, front in record.fronts.items()})
 
-
     def _log_audit(self, record: Record) -> None:
         """How many answers were drawn to be checked; what the checked ones showed; and warnings, as tag and text."""
         import mlflow

@@ -87,7 +87,8 @@ def from_beliefs(votes: np.ndarray, families: Sequence[str], beliefs: np.ndarray
     weighed: (n, K) the beliefs that the votes are part of, by which agreement beyond precision is told.
     """
     counted = np.stack([(votes == v).T.astype(np.float64) @ beliefs for v in range(beliefs.shape[1])], axis=1)
-    return _worth(counted, weighed.mean(axis=0), _dependence(votes, weighed, families))
+    balance = (weighed.sum(axis=0) + 1 / beliefs.shape[1]) / (len(weighed) + 1)  # a class nobody named may yet occur
+    return _worth(counted, balance, _dependence(votes, weighed, families))
 
 
 def refined(worth: Worth, votes: np.ndarray, families: Sequence[str], beliefs: np.ndarray) -> Worth:
