@@ -498,7 +498,7 @@ def test_a_reason_to_doubt_the_risk_is_told_and_kept(run, here):
     frame.assign(**{"vote:kb": "thanks"}).to_csv("tickets/rows.csv", index=False)
     ran = run("train", "tickets", "--epochs", "2", "--json")
     assert set(ran.json()) == {"run_id", "model", "version", "measures"}
-    assert ran.err.startswith("warning: The LLM and the sources") and "--audit 50" in ran.err
+    assert ran.err.startswith("warning: The LLM and the sources") and "--audit N" in ran.err
     (warning,) = run("registry", "show", "--json").json()["warnings"]
     assert f"warning: {warning}\n" == ran.err and warning in run("registry", "show").out
 
