@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from monitoring.feedback import resolve
 from monitoring.frame import COLUMNS, read_frame
-from monitoring.tables import FEEDBACK, METADATA, SCORES, Feedback, ScoredAnswer
+from monitoring.tables import FEEDBACK, SCORES, Feedback, ScoredAnswer
 from registry.database import connect, now
 from training.errors import InputError
 
@@ -32,12 +32,12 @@ class Store:
     """
 
     def __init__(self, url: str):
-        """Open the database; make its tables if it has none.
+        """Open the database; make its tables if it is empty.
 
         Raises:
             InputError: no such kind of database, or it cannot be opened.
         """
-        self._engine = connect(url, METADATA)
+        self._engine = connect(url)
 
     def add_scores(self, rows: Sequence[ScoredAnswer]) -> None:
         """Keep scored answers: all of them or, if one is at fault, none.

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
+from registry.schema import is_current, migrate
 from training.errors import InputError
 
 WAIT_S = 30  # how long an opener or a writer waits for another
@@ -38,11 +39,13 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def connect(url: str, tables: sa.MetaData) -> sa.Engine:
-    """An engine with the given tables in place. It logs neither statements' values nor texts.
+def connect(url: str, migrating: bool = False) -> sa.Engine:
+    """An engine, its tables in place. It logs neither statements' values nor texts.
+
+    migrating: bring an older schema to this version, instead of refusing it.
 
     Raises:
-        InputError: the URL is none, names another kind of database, or cannot be opened.
+        InputError: the URL is none, names another kind of database, cannot be opened, or has another schema.
     """
     parsed = _parse(url)
     on_server = parsed.get_backend_name() == "postgresql"
@@ -53,13 +56,24 @@ def connect(url: str, tables: sa.MetaData) -> sa.Engine:
     try:
         if file and not file.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {file.parent}")
-        with FileLock(f"{file}.lock", timeout=WAIT_S) if file else nullcontext():
-            _make_tables(engine, tables)
+        with engine.connect() as connection:
+            ready = is_current(connection, migrating)
+        if not ready:
+            with FileLock(f"{file}.lock", timeout=WAIT_S) if file else nullcontext():
+                _migrate(engine, migrating)
+    except InputError:
+        engine.dispose()
+        raise
     except (sa.exc.SQLAlchemyError, OSError, Timeout, ImportError) as error:
         engine.dispose()
         raise InputError(f"the database {shown(parsed)} cannot be opened: {_reason(error)}. "
                          "Set POLARSCORE_DATABASE_URL to one that can be written.") from None
     return engine
+
+
+def sqlite_file(engine: sa.Engine) -> Path | None:
+    """The file of a SQLite database; None in memory or on a server."""
+    return _file(engine.url)
 
 
 def shown(url: sa.URL) -> str:
@@ -96,14 +110,17 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
     cursor.close()
 
 
-def _make_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
-    if engine.dialect.name == "sqlite":
-        with engine.connect() as connection:  # written into the file once, and outside of a transaction
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-    with engine.begin() as connection:
+def _migrate(engine: sa.Engine, migrating: bool) -> None:
+    """Make or migrate the tables in one transaction: a process that is killed leaves all of it or nothing."""
+    with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-        tables.create_all(connection)
+        else:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")  # written into the file once
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if not is_current(connection, migrating):
+            migrate(connection)
+        connection.commit()
 
 
 def _reason(error: Exception) -> str:

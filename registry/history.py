@@ -1,17 +1,28 @@
-"""The log of stage changes: who moved which version from where to where, when and why. Append-only."""
+"""The log of stage changes in the state's database: append-only, one change of a model at a time.
 
-from collections.abc import Callable, Iterator
+A change is made in two steps, since MLflow and the database have no transaction in common: what is intended is written
+down, then MLflow's aliases move, then the entry takes the intention's place in one transaction. A process killed in
+between leaves the intention, by which the next one finishes or undoes the change.
+"""
+
+import hashlib
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from filelock import FileLock, Timeout
 
-from registry.database import UtcDateTime, connect, now
+from registry.chain import Entry
+from registry.database import UtcDateTime, connect, sqlite_file
+from registry.stages import MOVES, PRODUCTION
+from training.errors import InputError
 
 METADATA = sa.MetaData()
-LOCK = 7_036_528  # key of PostgreSQL's advisory lock for changes of stage
+WAIT_S = 60  # how long a change waits for another one of the same model
 
 STAGE_LOG = sa.Table(
     "stage_log",
@@ -27,75 +38,206 @@ STAGE_LOG = sa.Table(
     sa.Column("replaced", sa.Integer),
     sa.Column("why", sa.Text, nullable=False),
     sa.Column("gates", sa.JSON, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("files", sa.Text),
+    sa.Column("evidence", sa.Text),
+    sa.Column("evidence_uri", sa.Text),
+    sa.Column("previous", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("signature", sa.Text),
+    sa.Index("ux_stage_log_model_seq", "model", "seq", unique=True),
 )
 
+INTENTIONS = sa.Table(
+    "stage_intentions",
+    METADATA,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("entry", sa.JSON, nullable=False),
+)
 
-@dataclass(frozen=True)
-class Entry:
-    """One change of stage. `replaced` is the version that held the stage before; `gates` what they found."""
+_FIELDS = [column for column in STAGE_LOG.c if column.name != "entry"]
 
-    who: str
+
+class Moved(NamedTuple):
+    """Of an entry, what tells where the versions are."""
+
+    seq: int
     action: str
-    model: str
     version: int
-    from_stage: str
     to_stage: str
     replaced: int | None
-    why: str
-    gates: list[dict[str, Any]] = field(default_factory=list)
-    at: datetime = field(default_factory=now)
-    entry: int | None = None
 
 
 class History:
     """The log, in the state's database."""
 
     def __init__(self, url: str):
-        self._engine = connect(url, METADATA)
+        """Open it.
 
-    def entries(self, model: str, until: datetime | None = None) -> list[Entry]:
-        """A model's changes, the oldest first; those up to a moment, if given."""
+        Raises:
+            InputError: it cannot be opened, or is of another polarscore.
+        """
+        self._engine = connect(url)
+
+    def entries(self, model: str, limit: int | None = None) -> list[Entry]:
+        """A model's entries, the oldest first; the newest `limit` of them, if given."""
+        newest = sa.select(*_FIELDS).where(STAGE_LOG.c.model == model).order_by(STAGE_LOG.c.seq.desc()).limit(limit)
         with self._engine.connect() as connection:
-            return _entries(connection, model, until)
+            return [Entry(**row) for row in connection.execute(newest).mappings()][::-1]
+
+    def moves(self, model: str, until: datetime | None = None) -> list[Moved]:
+        """Where the versions went, the oldest first; up to a moment, if given."""
+        columns = [STAGE_LOG.c[name] for name in Moved._fields]
+        query = sa.select(*columns).where(STAGE_LOG.c.model == model).order_by(STAGE_LOG.c.seq)
+        if until is not None:
+            query = query.where(STAGE_LOG.c.at <= until)
+        with self._engine.connect() as connection:
+            return [Moved(*row) for row in connection.execute(query)]
+
+    def count(self, model: str) -> int:
+        """How many entries a model has."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(sa.func.count()).where(STAGE_LOG.c.model == model)).scalar_one()
+        return int(found)
+
+    def models(self) -> list[str]:
+        """The models that have an entry."""
+        with self._engine.connect() as connection:
+            query = sa.select(STAGE_LOG.c.model).distinct().order_by(STAGE_LOG.c.model)
+            return list(connection.execute(query).scalars())
+
+    def last(self, model: str) -> Entry | None:
+        """A model's newest entry."""
+        found = self.entries(model, limit=1)
+        return found[0] if found else None
+
+    def evidence(self, model: str, version: int) -> tuple[str, str] | None:
+        """Place and digest of the evidence of a version's latest promotion; None: it had none."""
+        log = STAGE_LOG.c
+        query = (sa.select(log.evidence_uri, log.evidence)
+                 .where(log.model == model, log.version == version, log.evidence.is_not(None))
+                 .order_by(log.seq.desc()).limit(1))
+        with self._engine.connect() as connection:
+            row = connection.execute(query).first()
+        return (row[0], row[1]) if row else None
+
+    def intention(self, model: str) -> Entry | None:
+        """The change that is under way or was interrupted, signed as it will be logged."""
+        with self._engine.connect() as connection:
+            return _intention(connection, model)
 
     @contextmanager
-    def changing(self, model: str) -> "Iterator[tuple[list[Entry], Callable[[Entry], None]]]":
-        """One change of stage at a time, over all processes: the log so far, and how to append to it.
+    def changing(self, model: str) -> "Iterator[Changing]":
+        """One change of a model at a time, over all processes and machines.
 
-        The entry is kept once the block ends without an error, and not at all otherwise.
+        Raises:
+            InputError: another change has taken longer than a minute.
         """
+        with self._locked(model) as connection:
+            yield Changing(connection, model)
+
+    @contextmanager
+    def _locked(self, model: str) -> Iterator[sa.Connection]:
+        busy = InputError(f"another change of '{model}' has been under way for {WAIT_S} s. Try again later.")
+        if file := sqlite_file(self._engine):
+            name = hashlib.sha256(model.encode()).hexdigest()[:16]
+            try:
+                with FileLock(f"{file}.{name}.lock", timeout=WAIT_S), self._engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA synchronous = FULL")  # a logged change outlives a power cut
+                    connection.commit()
+                    yield connection
+            except Timeout:
+                raise busy from None
+            return
+        key = int.from_bytes(hashlib.sha256(f"polarscore {model}".encode()).digest()[:8], "big", signed=True)
         with self._engine.connect() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
-            else:  # SQLite takes its write lock at the first write; take it before reading
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-            def append(entry: Entry) -> None:
-                values = asdict(entry)
-                values.pop("entry")
-                connection.execute(sa.insert(STAGE_LOG), values)
-
-            yield _entries(connection, model, None), append
+            connection.execute(sa.text(f"SET lock_timeout = '{WAIT_S}s'"))
+            try:
+                connection.execute(sa.select(sa.func.pg_advisory_lock(key)))  # of the session: it outlives a commit
+            except sa.exc.OperationalError as error:
+                if "lock timeout" not in str(error):
+                    raise
+                raise busy from None
             connection.commit()
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(key)))
+                connection.commit()
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
 
+    def __enter__(self) -> "History":
+        return self
 
-def in_production(entries: list[Entry]) -> list[int]:
-    """The versions that a rollback walks back through, the present one last."""
-    stack: list[int] = []
-    for entry in entries:
-        if entry.action == "rollback":
-            stack = stack[:-1]
-        elif entry.to_stage == "production":
-            stack.append(entry.version)
-    return stack
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def _entries(connection: sa.Connection, model: str, until: datetime | None) -> list[Entry]:
-    query = sa.select(STAGE_LOG).where(STAGE_LOG.c.model == model).order_by(STAGE_LOG.c.entry)
-    if until is not None:
-        query = query.where(STAGE_LOG.c.at <= until)
-    return [Entry(**row) for row in connection.execute(query).mappings()]
+class Changing:
+    """A change under way; made by `History.changing`."""
+
+    def __init__(self, connection: sa.Connection, model: str):
+        self._connection, self._model = connection, model
+
+    @property
+    def last(self) -> Entry | None:
+        """The newest entry."""
+        query = sa.select(*_FIELDS).where(STAGE_LOG.c.model == self._model).order_by(STAGE_LOG.c.seq.desc()).limit(1)
+        row = self._connection.execute(query).mappings().first()
+        self._connection.commit()
+        return Entry(**row) if row else None
+
+    @property
+    def intention(self) -> Entry | None:
+        """What a process left that was killed."""
+        found = _intention(self._connection, self._model)
+        self._connection.commit()
+        return found
+
+    def intend(self, entry: Entry) -> None:
+        """Write down what is about to happen."""
+        values = {"model": self._model, "entry": asdict(entry) | {"at": entry.at.isoformat()}}
+        self._connection.execute(sa.insert(INTENTIONS), values)
+        self._connection.commit()
+
+    def log(self, entry: Entry) -> None:
+        """Append the entry and drop the intention: both, or nothing."""
+        self._connection.execute(sa.insert(STAGE_LOG), asdict(entry))
+        self._connection.execute(sa.delete(INTENTIONS).where(INTENTIONS.c.model == self._model))
+        self._connection.commit()
+
+    def drop(self) -> None:
+        """Drop the intention: nothing happened."""
+        self._connection.execute(sa.delete(INTENTIONS).where(INTENTIONS.c.model == self._model))
+        self._connection.commit()
+
+
+class InProduction(NamedTuple):
+    """A version, and the digest of its files; None where an older polarscore logged it."""
+
+    version: int
+    files: str | None
+
+
+def production_version(engine: sa.Engine, model: str) -> InProduction | None:
+    """The version in production by the log, read with nothing but the database; None: none."""
+    log = STAGE_LOG.c
+    query = (sa.select(log.version, log.files)
+             .where(log.model == model, log.to_stage == PRODUCTION, log.action.in_(MOVES))
+             .order_by(log.seq.desc()).limit(1))
+    with engine.connect() as connection:
+        row = connection.execute(query).first()
+    return InProduction(*row) if row else None
+
+
+def _intention(connection: sa.Connection, model: str) -> Entry | None:
+    found: dict[str, Any] | None = connection.execute(
+        sa.select(INTENTIONS.c.entry).where(INTENTIONS.c.model == model)).scalar()
+    return Entry(**(found | {"at": datetime.fromisoformat(found["at"])})) if found else None

@@ -2,7 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 from hypothesis import settings
+
+from tests import servers
+from training import state
 
 settings.register_profile("polarscore", deadline=None, max_examples=50)
 settings.load_profile("polarscore")
@@ -16,6 +20,49 @@ def bench():
     if not BENCH.is_dir():
         pytest.skip(f"the benchmark is not at {BENCH}")
     return BENCH
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_own_keys(tmp_path_factory):
+    """Keys in a folder of the tests': nobody's own ones are read, or written."""
+    folder, real = tmp_path_factory.mktemp("keys"), state._config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLARSCORE_KEYS", str(folder))
+        patch.setattr(state, "_config", lambda environ: real(
+            environ if {"XDG_CONFIG_HOME", "HOME"} & set(environ) else {"HOME": str(folder)}))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def keys(tmp_path_factory, monkeypatch):
+    """The folder of keys of one test, empty."""
+    folder = tmp_path_factory.mktemp("keys")
+    monkeypatch.setenv("POLARSCORE_KEYS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server to test with, started once; skips where none is installed."""
+    with servers.postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def postgres_url(postgres):
+    """The URL of an empty schema in PostgreSQL, of one test alone."""
+    with postgres.schema() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(postgres, tmp_path_factory):
+    """The URL of an MLflow server on PostgreSQL, its artefacts behind it by URI; started once. It delivers webhooks."""
+    local = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+             "MLFLOW_WEBHOOK_CACHE_TTL": "0", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode()}
+    artifacts = tmp_path_factory.mktemp("artifacts").as_uri()
+    with postgres.database() as database, servers.mlflow_server(database, artifacts, local) as url:
+        yield url
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import psycopg
 import pytest
 
 from monitoring.store import COLUMNS, Feedback, ScoredAnswer, Store
@@ -14,7 +13,6 @@ from training.errors import InputError
 
 CLASSES = ("spam", "ham", "other")  # not in the order of the alphabet: an index is a place here
 START = datetime(2025, 3, 1, 12, tzinfo=UTC)
-POSTGRES = os.environ.get("POLARSCORE_TEST_POSTGRES")
 SECRET = "a text that nobody may read"
 
 
@@ -30,18 +28,9 @@ def scored(item: str, *, at: int = 0, answer: str | None = "spam", **changes) ->
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request, tmp_path):
-    if request.param == "postgresql" and not POSTGRES:
-        pytest.skip("POLARSCORE_TEST_POSTGRES names no PostgreSQL database")
-    if request.param == "sqlite":
-        with Store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
-            yield opened
-        return
-    schema = f"test_{uuid4().hex}"  # of its own, so that tests neither meet nor touch what is there
-    with psycopg.connect(POSTGRES, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {schema}")
-        with Store(f"{POSTGRES}?options=-csearch_path%3D{schema}") as opened:
-            yield opened
-        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else f"sqlite:///{tmp_path}/store.db"
+    with Store(url) as opened:
+        yield opened
 
 
 def test_what_goes_in_comes_out_in_the_order_of_scoring(store):

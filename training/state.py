@@ -15,11 +15,13 @@ class State:
     home: the state folder, absolute (`POLARSCORE_HOME`, default `./.polarscore`).
     tracking_uri: MLflow's store (`MLFLOW_TRACKING_URI`, default SQLite in the state folder).
     database_url: predictions, feedback and the stage log (`POLARSCORE_DATABASE_URL`, default SQLite there).
+    keys: what signs and who is trusted (`POLARSCORE_KEYS`, default `~/.config/polarscore`); never inside `home`.
     """
 
     home: Path
     tracking_uri: str
     database_url: str
+    keys: Path
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "State":
@@ -29,6 +31,7 @@ class State:
             home=home,
             tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
             database_url=environ.get("POLARSCORE_DATABASE_URL") or f"sqlite:///{home / 'polarscore.db'}",
+            keys=Path(environ.get("POLARSCORE_KEYS") or _config(environ) / "polarscore").absolute(),
         )
 
     @property
@@ -69,3 +72,8 @@ class State:
             raise InputError(f"the state folder {self.home} is read-only. "
                              "Set POLARSCORE_HOME to a folder that can be written.")
         return self
+
+
+def _config(environ: Mapping[str, str]) -> Path:
+    """Where a user's settings are, by the XDG convention."""
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config")

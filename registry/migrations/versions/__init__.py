@@ -1,0 +1,1 @@
+"""One step a module, the oldest 0001."""
