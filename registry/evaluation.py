@@ -1,21 +1,19 @@
-"""A registered version on a labelled task: its risks, its measures, and its comparison with the champion."""
+"""A registered version on a labelled task: its measures, and what it accepts; and which task that is."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from registry.gates import Compared
 from registry.versions import Version, Versions
 from training.audit_result import Guarantee
 from training.calibration import Measures
 from training.errors import InputError
 from training.job import labelled_measures
 from training.model import Encode, load
-from training.scoring import fitted, known_to, score_table
+from training.scoring import fitted, known_to
 from training.sources import ABSTAIN
-from training.table import Table, read_table
-from training.task import read_task
+from training.table import Table
 from training.tracking import TASK_TAG
 
 
@@ -76,32 +74,25 @@ def accepted(guarantee: Guarantee, table: Table, risk: np.ndarray) -> Accepted:
                     float((table.answers != table.labels)[told].mean()) if told.any() else None)
 
 
-def risks(versions: Versions, version: Version, table: Table, encode: Encode) -> np.ndarray:
-    """The risks (n,) that a version gives a task's answers, sources new to it left out; NaN without an answer."""
-    model = load(versions.folder(version))
-    return score_table(model, encode, fitted(model, known_to(model, table))).risk
-
-
-def compare(
-    versions: Versions, candidate: Version, champion: Version | None, table: Table, encode: Encode
-) -> Compared:
-    """Candidate and champion on the same answered rows."""
-    answered = table.rows(table.answers != ABSTAIN)
-    error = np.where(answered.labels == ABSTAIN, np.nan, (answered.answers != answered.labels).astype(float))
-    return Compared(
-        risks(versions, candidate, answered, encode),
-        risks(versions, champion, answered, encode) if champion else None,
-        error,
-    )
-
-
-def task_of(versions: Versions, version: Version, given: Path | None) -> Table:
+def task_folder(versions: Versions, version: Version, given: Path | None) -> Path:
     """The task to judge a version by: the given one, or the one it was trained on, where that still is.
 
     Raises:
         InputError: neither is to be had.
     """
-    trained_on = versions.run_tag(version, TASK_TAG)
-    if given is None and (trained_on is None or not Path(trained_on).is_dir()):
+    if given is not None:
+        return given
+    trained_on = _trained_on(versions, version)
+    if trained_on is None or not Path(trained_on).is_dir():
         raise InputError(f"the task that {version.uri} was trained on is not here any more. Name one with --task.")
-    return read_table(read_task(given or Path(str(trained_on))))
+    return Path(trained_on)
+
+
+def _trained_on(versions: Versions, version: Version) -> str | None:
+    """What the version's run says, where there is one: a version that was registered by hand has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return versions.run_tag(version, TASK_TAG) if version.run_id else None
+    except MlflowException:
+        return None
