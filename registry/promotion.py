@@ -1,21 +1,39 @@
-"""Stages: promote a version, roll back, and say what was where. Aliases and tags on MLflow's registry, and a log."""
+"""Stages change here: promote a version, or roll back. A change is a decision with evidence, signed and logged."""
 
+import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from registry.gates import Decision, Gate
-from registry.history import Entry, History, in_production
-from registry.versions import ARCHIVED, PRODUCTION, STAGE_TAG, STAGING, Version, Versions
+from registry import aliases, evidence, witness
+from registry.chain import Entry, sealed
+from registry.gates import Gate
+from registry.history import Changing
+from registry.integrity import check_intact
+from registry.keys import Signer
+from registry.opening import Registry
+from registry.recovery import check_whole, recover
+from registry.stages import CANDIDATE, PRODUCTION, PROMOTE, ROLLBACK, SINGLE, check_way, in_production, stages_of
+from registry.versions import Version
 from training.errors import CheckFailed, InputError
-from training.state import State
+from training.model import digest
 
-TARGETS = (STAGING, PRODUCTION)
+if TYPE_CHECKING:
+    from registry.judging import Judged
+
+LONGEST = 2_000  # characters of who and why
+
+Judge = Callable[[Version, Version | None], "Judged"]
+"""Decides from the candidate and the champion, the stage's present holder; None: there is none."""
+Tell = Callable[[str], None]
+"""Is told what a person should know, a line each."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change of stage that took place, and what the gates before it found."""
+    """A change of stage that took place, what the gates before it found, and where its evidence is."""
 
     model: str
     version: int
@@ -23,141 +41,163 @@ class Change:
     to_stage: str
     replaced: int | None
     gates: tuple[Gate, ...] = ()
-
-
-Judge = Callable[[Version, Version | None], Decision]
-
-
-def check_target(to: str) -> None:
-    """Refuse a stage that no version can be promoted to.
-
-    Raises:
-        InputError: the stage is unknown.
-    """
-    if to not in TARGETS:
-        raise InputError(f"stage '{to}' is unknown. Expected one of {', '.join(TARGETS)}.")
+    evidence: str | None = None
 
 
 def promote(
-    state: State, versions: Versions, candidate: Version, to: str, judge: Judge, who: str, why: str
+    registry: Registry, candidate: Version, to: str, judge: Judge, who: str, why: str,
+    tell: Tell = lambda line: None,
 ) -> Change:
     """Move a version to a stage, in place of the version that holds it now.
 
-    judge: decides from the candidate and the stage's present holder (the champion, None if there is none).
+    To staging and production it needs the gates' leave, and its files must be those that were registered or signed.
 
     Raises:
-        InputError: an unknown stage, or the version is there already.
-        CheckFailed: a gate refuses; nothing has changed.
+        InputError: no such stage or way to it, no key to sign with, aliases that are not where the log says, or another
+            process was quicker.
+        CheckFailed: a gate refuses, or files or log have been changed. Nothing has happened, then.
     """
-    check_target(to)
-    champion = versions.holder(candidate.model, to)
-    if champion and champion.version == candidate.version:
-        raise InputError(f"version {candidate.version} of '{candidate.model}' is in {to} already.")
-    if PRODUCTION in candidate.aliases:
-        raise InputError(f"version {candidate.version} of '{candidate.model}' is in production. "
-                         f"To take it out, promote another or run: polarscore registry rollback {candidate.model}")
-    decision = judge(candidate, champion)
-    if not decision.allowed:
-        raise CheckFailed(f"version {candidate.version} of '{candidate.model}' stays in {candidate.stage}. "
-                          f"{decision.refusal}.")
-    return _change(state, versions, candidate, to, champion, "promote", who, why, decision)
+    model = candidate.model
+    with registry.history.changing(model) as change:
+        _prepare(registry, model, change, tell)
+    stage = _stage(registry, candidate)
+    check_way(model, candidate.version, stage, to)
+    draft = Entry(_said(who, "--who"), PROMOTE, model, candidate.version, stage, to, None, _said(why, "--why"))
+    champion = registry.versions.holder(model, to) if to in SINGLE else None
+    gates: tuple[Gate, ...] = ()
+    signer = signer_of(registry, model, tell)
+    if to in SINGLE:
+        check_intact(registry, candidate)
+        judged = judge(candidate, champion)
+        gates = judged.decision.gates
+        if not judged.decision.allowed:
+            raise CheckFailed(f"version {candidate.version} of '{model}' stays in {stage}. {judged.decision.refusal}.")
+        draft = replace(draft, replaced=champion.version if champion else None, gates=[asdict(gate) for gate in gates])
+        draft = _with_evidence(registry, candidate, draft, judged)
+    with registry.history.changing(model) as change:
+        _prepare(registry, model, change, tell)
+        holder = registry.versions.holder(model, to) if to in SINGLE else None
+        if _stage(registry, candidate) != stage or (holder and holder.version) != draft.replaced:
+            raise InputError(f"another process has changed the stages of '{model}' meanwhile. Look, and try again.")
+        entry = _carry_out(registry, change, draft, signer)
+    _remember(registry, entry)
+    return _told(entry, gates)
 
 
-def rollback(state: State, versions: Versions, model: str, who: str, why: str) -> Change:
+def rollback(registry: Registry, model: str, who: str, why: str, tell: Tell = lambda line: None) -> Change:
     """Put back into production what was there before; a second rollback goes back one more.
 
+    The version's files hold its weights, thresholds, Pareto weights and calibration, so all go back together. They must
+    be those that its promotion signed.
+
     Raises:
-        InputError: no such model, nothing was in production before, or what is there now is not what the log says.
+        InputError: no such model, nothing was in production before, or as for `promote`.
+        CheckFailed: files or log have been changed. Nothing has happened, then.
     """
-    versions.list(model)
-    history = History(state.database_url)
-    earlier = in_production(history.entries(model))
-    history.close()
-    present = versions.holder(model, PRODUCTION)
-    if earlier and (present is None or present.version != earlier[-1]):
-        holds = _named(present.version if present else None)
-        raise InputError(f"the log says that version {earlier[-1]} of '{model}' is in production, and the alias "
-                         f"points at {holds}. Promote the version that should be there.")
-    if len(earlier) < 2:
-        before = f"before version {earlier[0]}, no version was" if earlier else "no version has been"
-        raise InputError(f"there is nothing to roll '{model}' back to: {before} in production.")
-    return _change(state, versions, versions.number(model, earlier[-2]), PRODUCTION, present, "rollback", who, why)
+    registry.versions.known(model)
+    who, why = _said(who, "--who"), _said(why, "--why")
+    signer = signer_of(registry, model, tell)
+    with registry.history.changing(model) as change:
+        _prepare(registry, model, change, tell)
+        stack = in_production(registry.history.moves(model))
+        if len(stack) < 2:
+            before = f"before version {stack[0]}, no version was" if stack else "no version has been"
+            raise InputError(f"there is nothing to roll '{model}' back to: {before} in production.")
+        version = registry.versions.number(model, stack[-2])
+        check_intact(registry, version)
+        uri, bundle = registry.history.evidence(model, version.version) or (None, None)
+        draft = Entry(who, ROLLBACK, model, version.version, _stage(registry, version), PRODUCTION, stack[-1], why,
+                      files=digest(registry.versions.folder(version)), evidence=bundle, evidence_uri=uri)
+        entry = _carry_out(registry, change, draft, signer)
+    _remember(registry, entry)
+    return _told(entry)
 
 
-def at(state: State, model: str, moment: datetime) -> int | None:
+def at(registry: Registry, model: str, moment: datetime) -> int | None:
     """The version that was in production at a moment, by the log; None if none was."""
-    history = History(state.database_url)
-    stack = in_production(history.entries(model, until=moment))
-    history.close()
+    stack = in_production(registry.history.moves(model, until=moment))
     return stack[-1] if stack else None
 
 
-def disagreements(state: State, versions: Versions, model: str) -> list[str]:
-    """Where MLflow's aliases are not what the log says, one sentence each; none if all is well."""
-    history = History(state.database_url)
-    logged = _holders(history.entries(model))
-    history.close()
-    found = []
-    for stage in TARGETS:
-        holder = versions.holder(model, stage)
-        has, says = (holder.version if holder else None), logged.get(stage)
-        if has != says:
-            found.append(f"the alias '{stage}' of '{model}' points at {_named(has)}, and the log says {_named(says)}")
-    return found
+def _stage(registry: Registry, version: Version) -> str:
+    """Where a version is, by the log; MLflow's tags only repeat it."""
+    return stages_of(registry.history.moves(version.model)).get(version.version, CANDIDATE)
 
 
-def _change(
-    state: State,
-    versions: Versions,
-    version: Version,
-    to: str,
-    replaced: Version | None,
-    action: str,
-    who: str,
-    why: str,
-    decision: Decision | None = None,
-) -> Change:
-    """Log the change and carry it out, one change of a model at a time; a change that fails is not logged."""
-    history = History(state.database_url)
+def _prepare(registry: Registry, model: str, change: Changing, tell: Tell) -> None:
+    """Settle what a killed process left; refuse to build on a log or aliases that are not whole."""
+    if settled := recover(registry, model, change):
+        tell(settled)
+    check_whole(registry, model, change.last)
+
+
+def _carry_out(registry: Registry, change: Changing, draft: Entry, signer: Signer) -> Entry:
+    """Write down what is intended, move aliases and tags, then log it; nothing, if MLflow fails at the first step."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    entry = sealed(draft, change.last, signer)
+    change.intend(entry)
     try:
-        with history.changing(version.model) as (_, append):
-            holder = versions.holder(version.model, to)
-            if (holder and holder.version) != (replaced and replaced.version):
-                raise InputError(f"another process has changed {to} of '{version.model}' meanwhile. "
-                                 "Look, and try again.")
-            append(Entry(who, action, version.model, version.version, version.stage, to,
-                         replaced.version if replaced else None, why,
-                         [asdict(gate) for gate in decision.gates] if decision else []))
-            _move_alias(versions, version, to)
-    finally:
-        history.close()
-    _tag(versions, version, to, replaced)
-    return Change(version.model, version.version, version.stage, to, replaced.version if replaced else None,
-                  decision.gates if decision else ())
+        aliases.apply(registry.versions, entry)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        try:
+            moved = aliases.begun(registry.versions, entry)
+        except (MlflowException, SQLAlchemyError, OSError):
+            moved = True  # nobody knows
+        if not moved:
+            change.drop()
+            raise
+        raise InputError(f"MLflow failed in the middle of the change: {str(error).splitlines()[0][:200]}. "
+                         f"To finish it, run: polarscore registry verify {entry.model} --repair") from error
+    change.log(entry)
+    return entry
 
 
-def _move_alias(versions: Versions, version: Version, to: str) -> None:
-    """The alias alone decides who holds a stage, and it moves in one step."""
-    versions.client.set_registered_model_alias(version.model, to, str(version.version))
-    if STAGING in version.aliases and to == PRODUCTION:
-        versions.client.delete_registered_model_alias(version.model, STAGING)
+def _with_evidence(registry: Registry, version: Version, draft: Entry, judged: "Judged") -> Entry:
+    """Write the bundle and keep it, before anything changes."""
+    occasion = evidence.Occasion(action=draft.action, from_stage=draft.from_stage, to_stage=draft.to_stage,
+                                 replaced=draft.replaced, who=draft.who, why=draft.why, at=draft.at)
+    with tempfile.TemporaryDirectory(prefix="polarscore-evidence-") as folder:
+        bundle = Path(folder) / "evidence"
+        evidence.write(bundle, registry.versions, version, occasion, judged, registry.keys)
+        return replace(draft, files=digest(registry.versions.folder(version)), evidence=evidence.digest(bundle),
+                       evidence_uri=evidence.keep(registry.state, version, occasion, bundle))
 
 
-def _tag(versions: Versions, version: Version, to: str, replaced: Version | None) -> None:
-    """Tags repeat the stages for people who look at MLflow's pages."""
-    versions.client.set_model_version_tag(version.model, str(version.version), STAGE_TAG, to)
-    if replaced:
-        versions.client.set_model_version_tag(version.model, str(replaced.version), STAGE_TAG, ARCHIVED)
+def signer_of(registry: Registry, model: str, tell: Tell = lambda line: None) -> Signer:
+    """The private key; on a machine without any key, a new one for a log that nobody has signed yet.
+
+    Raises:
+        InputError: there is none, or the log or the key itself is not trusted here.
+    """
+    last, keys = registry.history.last(model), registry.keys
+    if last and last.key and last.key not in keys.trusted:
+        raise InputError(f"the log of '{model}' is signed by the key {last.key}, which is not among those trusted in "
+                         f"{keys.folder / 'trusted'}. Put its public key there.")
+    if not keys.private.exists() and not keys.trusted:
+        signer = keys.make()
+        tell(f"made a key that signs promotions: {signer.path}, and its public key in trusted/ beside it. Keep it safe")
+        return signer
+    signer = keys.signer()
+    if signer.id not in keys.trusted:
+        raise InputError(f"the signing key {keys.private} is not trusted here: its public key {signer.id} is missing "
+                         f"in {keys.folder / 'trusted'}.")
+    return signer
 
 
-def _holders(entries: list[Entry]) -> dict[str, int]:
-    """Which version holds which stage after these changes."""
-    holders: dict[str, int] = {}
-    for entry in entries:
-        holders = {stage: version for stage, version in holders.items() if version != entry.version}
-        holders[entry.to_stage] = entry.version
-    return holders
+def _remember(registry: Registry, entry: Entry) -> None:
+    witness.remember(registry.keys.heads, registry.versions.log_name(entry.model), entry.head)
 
 
-def _named(version: int | None) -> str:
-    return "no version" if version is None else f"version {version}"
+def _told(entry: Entry, gates: tuple[Gate, ...] = ()) -> Change:
+    return Change(entry.model, entry.version, entry.from_stage, entry.to_stage, entry.replaced, gates,
+                  entry.evidence_uri)
+
+
+def _said(words: str, option: str) -> str:
+    """What a person gives for the log: one line of printable text, not too long."""
+    if len(words) > LONGEST or any(not c.isprintable() for c in words):
+        raise InputError(f"{option} should be one line of printable text of at most {LONGEST} characters. "
+                         f"Found {len(words)} characters.")
+    return words
