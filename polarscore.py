@@ -37,10 +37,6 @@ from training.state import State
 for _name in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "BENTOML_DO_NOT_TRACK"):
     os.environ[_name] = "True" if _name == "BENTOML_DO_NOT_TRACK" else "true"
 
-# MLflow would try for minutes to reach a server that is not there.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-
 app = typer.Typer(help="Risk scores for the answers of large language models, without labelled data.",
                   callback=list_commands, **OPTIONS)
 app.add_typer(registry_app, name="registry")
@@ -57,7 +53,7 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         with _interrupts_kept():
-            code = app(prog_name="polarscore", standalone_mode=False)
+            code = app(prog_name="polarscore", standalone_mode=False, obj=_measure)
         sys.stdout.flush()
     except typer.Abort:
         code = 130
@@ -232,16 +228,20 @@ def score(
 
 
 @app.command()
-def bundle(model: ModelUri, as_json: AsJson = False) -> None:
-    """Build a Bento from a registered version."""
-    from registry.export import build
-    from registry.versions import Versions
+def bundle(
+    model: ModelUri,
+    allow_candidate: Annotated[bool, typer.Option(
+        "--allow-candidate", help="Also bundle a version that is neither in staging nor in production.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build a Bento from a registered version, of the very bytes that its promotion signed."""
+    from registry.bundling import bundle as run_bundling
+    from registry.opening import Registry
 
-    state = State.from_environment()
-    versions = Versions(state)
-    version = versions.get(model)
-    with err.status("building the Bento"):
-        tag = build(versions.folder(version), version.model, str(version.version), {"stage": version.stage}, state)
+    with Registry.open(State.from_environment()) as registry:
+        version = registry.versions.get(model)
+        with err.status("building the Bento"):
+            tag = run_bundling(registry, version, allow_candidate)
     if as_json:
         print_json({"bundle": tag, "model": version.model, "version": version.version})
         return
@@ -253,11 +253,13 @@ def serve(
     bundle_tag: Annotated[str | None, typer.Option("--bundle", help="NAME:TAG; default: the newest.")] = None,
     host: Annotated[str, typer.Option(help="Where it listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 3000,
+    follow: Annotated[bool, typer.Option(
+        "--follow", help="Take over the version that is put into production, or back into it, while it runs.")] = False,
 ) -> None:
     """Serve a bundle over HTTP until interrupted."""
     from serving.launch import serve as run_service
 
-    run_service(bundle_tag, host, port, State.from_environment())
+    run_service(bundle_tag, host, port, State.from_environment(), follow)
 
 
 @app.command()
@@ -360,6 +362,14 @@ def explain(
         print_json({"model": version.model, "version": version.version, **vars(found)})
         return
     _print_explanation(found)
+
+
+def _measure(registry: Any, version: Any) -> Any:
+    """Bundle a version, serve it and measure that: what the registry's gates of latency and memory judge by."""
+    from registry.bundling import bundle as run_bundling
+    from serving.probe import measure
+
+    return measure(run_bundling(registry, version, allow_candidate=True), registry.state)
 
 
 def _pareto_weights(state: State, given: str) -> tuple[Mapping[str, float] | str, str]:

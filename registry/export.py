@@ -1,6 +1,10 @@
-"""A version's files into BentoML's model store, and from there into a Bento. No network, nothing built twice."""
+"""A version's files into BentoML's model store, and from there into a Bento. No network, nothing built twice.
+
+What goes in decides every byte that comes out, but for the moments of creation in `model.yaml` and `bento.yaml`.
+"""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -14,6 +18,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from registry.envelope import NOBODY, PUBLIC_KEY, SIGNATURE
 from training.errors import InputError, PolarscoreError
 from training.model import SOURCES, SPEC, WEIGHTS, digest
 from training.sources import requirements_of
@@ -24,39 +29,60 @@ BENTOFILE = "bentofile.yaml"
 ALIAS = "scorer"
 """The name by which the service finds its model in whatever Bento it runs in."""
 
+FILES = (WEIGHTS, SPEC, SOURCES, SIGNATURE, PUBLIC_KEY)
+"""What a model of the store holds: a version's own files, and if it is signed, by whom."""
+
 QUIET = {"DO_NOT_TRACK": "true", "BENTOML_DO_NOT_TRACK": "True"}
 """Environment variables that keep BentoML from calling out."""
 
 
 def export(folder: Path, name: str, version: str, labels: Mapping[str, str | None], state: State) -> str:
-    """Put a version's files into the model store and give their tag; the same version has the same tag.
+    """Put a version's files into the model store, in one step, and give their tag.
 
-    labels: further facts to keep with the model; None is left out.
+    The same files and labels have the same tag, and are written once. What the store holds of a tag, and is not what
+    was exported, is replaced.
+
+    folder: the version's own files and, of a signed version, `scorer.sig` and `scorer.pem`.
+    labels: further facts to keep with the model; None is left out. The service heeds `signed_by`.
     """
     os.environ.update(QUIET)  # before bentoml reads it
     import bentoml
     from bentoml._internal.models import ModelStore
 
-    sha = digest(folder)
-    tag = model_tag(name, version, sha)
+    sha, facts = contents(folder), _facts(labels)
+    tag = model_tag(name, version, sha + json.dumps(facts, sort_keys=True))
+    kept = _folder(state, "models") / tag.replace(":", "/")
+    metadata = {"model": name, "version": version, "digest": digest(folder),
+                "signed_by": facts.get("signed_by", NOBODY)}
     with _locked(state):
-        store = ModelStore(_folder(state, "models"))
-        kept = _folder(state, "models") / tag.replace(":", "/")
-        if (kept / "model.yaml").is_file() and digest(kept) == sha:
+        if (kept / "model.yaml").is_file() and contents(kept) == sha:
             return tag
-        shutil.rmtree(kept, ignore_errors=True)  # what an export that was cut short left
-        facts = {"model": name, "version": version, "digest": sha}
-        with bentoml.models.create(tag, labels=_facts(labels), metadata=facts, _model_store=store) as model:
-            for file in (WEIGHTS, SPEC, SOURCES):
-                if (folder / file).exists():
-                    shutil.copyfile(folder / file, model.path_of(file))
+        with tempfile.TemporaryDirectory(prefix="polarscore-export-", dir=state.bento_home) as draft:
+            with bentoml.models.create(tag, labels=facts, metadata=metadata, _model_store=ModelStore(draft)) as model:
+                for file in FILES:
+                    if (folder / file).exists():
+                        shutil.copyfile(folder / file, model.path_of(file))
+            kept.parent.mkdir(exist_ok=True)
+            shutil.rmtree(kept, ignore_errors=True)
+            os.replace(Path(draft) / kept.parent.name / kept.name, kept)  # nobody reads half a model
+            os.replace(Path(draft) / kept.parent.name / "latest", kept.parent / "latest")
     return tag
+
+
+def contents(folder: Path) -> str:
+    """SHA-256 over what a model of the store holds: a version's files, its signature and key."""
+    total = hashlib.sha256()
+    for file in FILES:
+        if (folder / file).exists():
+            total.update(hashlib.sha256((folder / file).read_bytes()).digest() + file.encode())
+    return total.hexdigest()
 
 
 def build(folder: Path, name: str, version: str, labels: Mapping[str, str | None], state: State) -> str:
     """Bundle a version: its files and the service in one Bento, as `bentofile.yaml` says. Gives the Bento's tag.
 
-    The same version, service and packages have the same tag, and are built once.
+    folder and labels: as for `export`; `registry.release.release` gives both. The Bento has the labels, too.
+    The same version, labels, service and packages have the same tag, and are built once.
 
     Raises:
         InputError: `sources.py` imports what cannot travel, or there is no `bentofile.yaml`.
@@ -112,7 +138,7 @@ def bento_path(tag: str, state: State) -> Path:
 
 
 def model_tag(name: str, version: str, sha: str) -> str:
-    """The model store's tag of a version with this digest: other names, versions or files have other tags."""
+    """The model store's tag of a version with this content: other names, versions or contents have other tags."""
     key = hashlib.sha256(f"{name}\0{version}\0{sha}".encode()).hexdigest()
     return f"{_name_part(name)}:{_version_part(version)}-{key[:12]}"
 

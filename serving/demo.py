@@ -16,17 +16,22 @@ import httpx
 import numpy as np
 
 from monitoring.watch import check, report
-from registry.evaluation import compare
-from registry.export import build
-from registry.gates import decide
+from registry.bundling import bundle
+from registry.evidence import fetch
+from registry.gate_config import read_gates
+from registry.gate_facts import Measured
+from registry.judging import judge
+from registry.opening import Registry
 from registry.promotion import promote
-from registry.versions import Versions
+from registry.stages import PRODUCTION, STAGING
+from registry.verification import verify
 from serving.launch import running
+from serving.probe import measure
 from training.calibration import measures, riskiest_share
 from training.errors import InputError
 from training.figures import histogram_figure, reliability_figure, risk_coverage_figure
 from training.fit import FitConfig
-from training.job import Progress, embeddings, train
+from training.job import Progress, train
 from training.risk import majority_vote_risk
 from training.sources import ABSTAIN
 from training.state import State
@@ -55,12 +60,7 @@ def run_demo(folder: Path, port: int, say: Callable[[str], None]) -> dict[str, A
     trained = train(task_dir, state, FitConfig(), progress=Progress(encoded=steps.encoding))
     steps.done(f"trained without labels, logged run {trained.run_id[:8]}, "
                f"registered models:/{trained.model}/{trained.version}")
-    versions = Versions(state)
-    _promote(state, versions, trained.model, trained.version, table)
-    steps.done("promoted it to staging and, through the gate, to production")
-    version = versions.get(f"models:/{trained.model}@production")
-    tag = build(versions.folder(version), version.model, str(version.version), {"stage": version.stage}, state)
-    steps.done(f"bundled it as {tag}")
+    tag, evidence = _promote(state, trained.model, trained.version, steps)
     test = table.split("test")
     with running(tag, state, port) as url:
         steps.done(f"served it on {url}")
@@ -75,7 +75,7 @@ def run_demo(folder: Path, port: int, say: Callable[[str], None]) -> dict[str, A
     steps.done("wrote the Evidently report, and looked for alarms: "
                + (", ".join(alarm.name for alarm in alarms if alarm.state == "alarm") or "none"))
     paths = _pictures(folder / "pictures", risk, test) | {
-        "Evidently report": written["html"], "state, for the commands": str(state.home)}
+        "Evidently report": written["html"], "model card": evidence, "state, for the commands": str(state.home)}
     return {"found": _found(risk, test), "paths": paths, "seconds": round(steps.total)}
 
 
@@ -99,11 +99,11 @@ class _Steps:
 
 
 def _state_in(folder: Path) -> State:
-    """All state inside the folder, whatever the environment says, also for the service."""
+    """All state and the keys inside the folder, whatever the environment says, also for the service."""
     home = folder / "state"
     for name in ("MLFLOW_TRACKING_URI", "POLARSCORE_DATABASE_URL"):
         os.environ.pop(name, None)
-    os.environ["POLARSCORE_HOME"] = str(home)
+    os.environ |= {"POLARSCORE_HOME": str(home), "POLARSCORE_KEYS": str(folder / "keys")}
     return State.from_environment().prepare()
 
 
@@ -126,11 +126,24 @@ def _example_code() -> ModuleType:
     return module
 
 
-def _promote(state: State, versions: Versions, model: str, number: int, table: Table) -> None:
-    valid = table.split("valid")
-    for stage in ("staging", "production"):
-        promote(state, versions, versions.number(model, number), stage,
-                lambda new, old: decide(compare(versions, new, old, valid, embeddings(state))), WHO, "the demo")
+def _promote(state: State, model: str, number: int, steps: "_Steps") -> tuple[str, str]:
+    """Through the gates to production, and into a Bento. Gives its tag and the place of the model card."""
+    gates = read_gates()
+    with Registry.open(state) as registry:
+        def put(stage: str, measured: Measured | None = None) -> None:
+            promote(registry, registry.versions.number(model, number), stage, lambda new, old: judge(
+                state, registry.versions, new, old, stage, gates, measured=measured), WHO, "the demo")
+
+        put(STAGING)
+        steps.done("promoted it to staging: its gates passed, evidence signed and logged")
+        staged = bundle(registry, registry.versions.number(model, number))
+        put(PRODUCTION, measure(staged, state))
+        steps.done("bundled and measured it, and promoted it to production")
+        tag = bundle(registry, registry.versions.number(model, number))
+        uri, _ = registry.history.evidence(model, number) or ("", "")
+        off = verify(registry, model)
+        steps.done(f"bundled it as {tag}; the registry is {'whole' if not off else off[0].what}")
+        return tag, str(fetch(uri) / "card.html")
 
 
 def _score_over_http(url: str, table: Table) -> tuple[np.ndarray, list[str]]:

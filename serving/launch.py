@@ -22,13 +22,15 @@ START_S = 120  # how long a service may take until it is ready
 STOP_S = 20  # how long it may take to answer what it has taken in
 
 
-def serve(tag: str | None, host: str, port: int, state: State) -> None:
+def serve(tag: str | None, host: str, port: int, state: State, follow: bool = False) -> None:
     """Become the service of a bundle, the one bundled last by default; does not return.
+
+    follow: take over, without a pause, whatever version of its model is put into production.
 
     Raises:
         InputError: no such bundle, a host that is no address of this machine, a port that is taken.
     """
-    command, environment = _command(find(tag, state.prepare()), _address(host), port, state)
+    command, environment = _command(find(tag, state.prepare()), _address(host), port, state, follow)
     _refuse_taken(_address(host), port)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -36,7 +38,7 @@ def serve(tag: str | None, host: str, port: int, state: State) -> None:
 
 
 @contextmanager
-def running(tag: str | None, state: State, port: int = 0) -> Iterator[str]:
+def running(tag: str | None, state: State, port: int = 0, follow: bool = False) -> Iterator[str]:
     """The service of a bundle on a loopback port (0: a free one), as its base URL, stopped at the end.
 
     Raises:
@@ -47,7 +49,7 @@ def running(tag: str | None, state: State, port: int = 0) -> Iterator[str]:
     _refuse_taken(LOOPBACK, port)
     log = state.home / "logs" / f"serve-{port}.log"
     log.parent.mkdir(exist_ok=True)
-    command, environment = _command(tag, LOOPBACK, port, state)
+    command, environment = _command(tag, LOOPBACK, port, state, follow)
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out,
                                    stderr=subprocess.STDOUT, start_new_session=True)
@@ -59,17 +61,18 @@ def running(tag: str | None, state: State, port: int = 0) -> Iterator[str]:
         _stop(process)
 
 
-def _command(tag: str, host: str, port: int, state: State) -> tuple[list[str], dict[str, str]]:
+def _command(tag: str, host: str, port: int, state: State, follow: bool) -> tuple[list[str], dict[str, str]]:
     """What to run, with which environment. A Bento's path names it where a module could have its tag's name."""
     command = [sys.executable, "-m", "bentoml", "serve", str(bento_path(tag, state)),
                "--host", host, "--port", str(port)]
     environment = os.environ | QUIET | {
         "POLARSCORE_HOME": str(state.home),
         "POLARSCORE_DATABASE_URL": state.database_url,
+        "POLARSCORE_KEYS": str(state.keys),
         "BENTOML_HOME": str(state.bento_home),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
-    }
+    } | ({"POLARSCORE_FOLLOW": "1"} if follow else {})
     return command, environment
 
 

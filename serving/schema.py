@@ -125,8 +125,24 @@ class FeedbackResponse(_Frozen):
     labelled: int
 
 
+class Following(_Frozen):
+    """How the service stands to the registry's log. production: the version in production, null if there is none.
+
+    reason: why that is not the one that it serves, null where it is.
+    """
+
+    production: str | None
+    serving: str
+    reason: str | None
+
+
 class Version(_Frozen):
-    """The answer of `GET /version`. digest: SHA-256 over the version's files. device: where it scores."""
+    """The answer of `GET /version`. digest: SHA-256 over the version's files. device: where it scores.
+
+    signed_by: the key that signed the files, null if they are not signed. trusted: whether this machine trusts it;
+    a key that only came with the files shows a changed byte, and not that everything was replaced.
+    following: null unless the service follows the registry.
+    """
 
     model: str
     version: str
@@ -135,6 +151,9 @@ class Version(_Frozen):
     classes: list[str]
     sources: list[str]
     entities: int
+    signed_by: str | None
+    trusted: bool
+    following: Following | None
 
 
 Request = TypeVar("Request", ScoreRequest, FeedbackRequest)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from registry.envelope import Proof
 from serving.refusal import Refusal
 from serving.schema import Item
 from training.beliefs import Encode, encoder_for
@@ -15,6 +16,8 @@ from training.encoder import best_device
 from training.errors import InputError
 from training.model import RiskModel, digest, load
 from training.sources import ABSTAIN, class_codes, classes_shown
+
+UNSIGNED = Proof()
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,10 @@ class Scorer:
     def __init__(
         self, model: RiskModel, encode: Encode, version: str, *,
         name: str | None = None, device: str = "cpu", digest: str = "",
+        proof: Proof = UNSIGNED,
     ):
         """`name` is that of the registered model, by default the task's."""
+        self.proof = proof
         self.model, self.version, self.device, self.digest = model, version, device, digest
         self.name = name or model.spec.name
         self.classes, self.entities = model.spec.classes, len(model.spec.columns.spans)
@@ -51,9 +56,12 @@ class Scorer:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, version: str, device: str | None = None, *, name: str | None = None
+        cls, folder: Path, version: str, device: str | None = None, *, name: str | None = None,
+        proof: Proof = UNSIGNED,
     ) -> "Scorer":
         """Load a version's files and its encoder. Without a device: the GPU where there is one.
+
+        proof: who vouches for the files; it is told, not checked here (`serving.opening` does).
 
         Raises:
             InputError: a file is missing or damaged, or another encoder is installed than the version needs.
@@ -61,7 +69,7 @@ class Scorer:
         device = device or best_device()
         model = load(folder, device)
         encode = encoder_for(model.harmonizer, model.spec.encoder, device)
-        return cls(model, encode, version, name=name, device=device, digest=digest(folder))
+        return cls(model, encode, version, name=name, device=device, digest=digest(folder), proof=proof)
 
     def warm_up(self) -> None:
         """Score one item, so that the first request need not wait for what is loaded on first use."""

