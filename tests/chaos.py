@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -189,9 +188,3 @@ def race(context, state, rounds, contenders=8, seed=0):
     for process in racing:
         process.join()
     return wrong, said
-
-
-def prepared(home: Path, versions=8):
-    """A template to copy states from."""
-    registries.template(home, versions)
-    return home

@@ -42,9 +42,9 @@ def no(candidate, champion):
     return judged(Gate("ece", FAIL, "0.300 beside 0.100 of the champion", 0.3, 0.1))
 
 
-def template(home, versions=4):
-    """Fill a state folder; `copied` makes others of it."""
-    state = State.from_environment({"POLARSCORE_HOME": str(home)}).prepare()
+def template(home, versions=4, environment=None):
+    """Fill a state folder; `copied` makes others of it. environment: where MLflow and the log are, if elsewhere."""
+    state = State.from_environment({"POLARSCORE_HOME": str(home), **(environment or {})}).prepare()
     client = Versions(state).client
     client.create_registered_model("mail")
     run = client.create_run(client.create_experiment("mail", artifact_location=(state.artifacts / "mail").as_uri()))
@@ -60,6 +60,7 @@ def template(home, versions=4):
                                     tags=tags | {"digest": digest(folder / "artifacts")})
     client.set_registered_model_alias("mail", "candidate", str(versions))
     History(state.database_url).close()
+    return state
 
 
 def copied(source, home, database_url=None):
