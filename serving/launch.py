@@ -72,7 +72,7 @@ def _command(tag: str, host: str, port: int, state: State, follow: bool) -> tupl
         "BENTOML_HOME": str(state.bento_home),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
-    } | ({"POLARSCORE_FOLLOW": "1"} if follow else {})
+    } | {"POLARSCORE_FOLLOW": "1" if follow else "0"}
     return command, environment
 
 
