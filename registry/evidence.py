@@ -11,6 +11,8 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -19,7 +21,7 @@ from urllib.request import url2pathname
 import numpy as np
 
 from registry.card import PICTURE, html, markdown
-from registry.facts import Occasion, drawable, gather, lasting
+from registry.facts import Occasion, drawable, gather, is_binding, lasting
 from registry.keys import Keys
 from registry.signing import digests, sign, verify
 from registry.versions import Version, Versions
@@ -31,7 +33,7 @@ from training.tracking import log_report
 if TYPE_CHECKING:
     from registry.judging import Judged
 
-__all__ = ["Occasion", "check", "digest", "fetch", "keep", "write"]
+__all__ = ["Occasion", "check", "check_bundle", "digest", "fetch", "keep", "write"]
 
 FOLDER = "evidence"
 FACTS, CARD, PAGE = "evidence.json", "card.md", "card.html"
@@ -117,23 +119,41 @@ def _fetched(address: str, uri: str, into: Path | None) -> Path:
         raise _not_to_be_had(uri, error) from None
 
 
-def check(versions: Versions, version: Version, uri: str, expected_digest: str, keys: Keys) -> list[str]:
+def check(
+    versions: Versions, version: Version, uri: str, expected_digest: str, keys: Keys, binding: bool = False
+) -> list[str]:
     """What is no longer as the evidence says, one sentence each; none if all is well. Nothing is loaded or run.
 
-    expected_digest: of the bundle, as the log's signed entry has it.
+    expected_digest: of the bundle, as the log's signed entry has it. binding: of the tags, look only at those that
+    speak against the version (`registry.facts.is_binding`).
     """
     found = []
-    with tempfile.TemporaryDirectory(prefix="polarscore-evidence-") as place:
-        try:
-            address = _address(uri)
-            bundle = _fetched(address, uri, None if _on_this_machine(address) else Path(place))
+    try:
+        with _opened(uri) as bundle:
             found += _changed(bundle, uri, expected_digest)
             verify(versions.folder(version).parent, bundle / MODEL_SIGNATURE, keys)
-        except PolarscoreError as error:
-            found.append(str(error).rstrip("."))
-        else:
-            found += _differing(version, uri, bundle / FACTS)
+            found += _differing(version, uri, bundle / FACTS, binding)
+    except PolarscoreError as error:
+        found.append(str(error).rstrip("."))
     return [f"version {version.version} of '{version.model}': {sentence}" for sentence in found]
+
+
+def check_bundle(version: Version, uri: str, expected_digest: str) -> list[str]:
+    """`check` of the bundle alone, not of the version: of a promotion that a later one of the same version covers."""
+    try:
+        with _opened(uri) as bundle:
+            found = _changed(bundle, uri, expected_digest)
+    except PolarscoreError as error:
+        found = [str(error).rstrip(".")]
+    return [f"version {version.version} of '{version.model}': {sentence}" for sentence in found]
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[Path]:
+    """A kept bundle: in place if the store is local, else a copy that goes away."""
+    address = _address(uri)
+    with tempfile.TemporaryDirectory(prefix="polarscore-evidence-") as place:
+        yield _fetched(address, uri, None if _on_this_machine(address) else Path(place))
 
 
 def _changed(bundle: Path, uri: str, expected: str) -> list[str]:
@@ -145,7 +165,7 @@ def _changed(bundle: Path, uri: str, expected: str) -> list[str]:
     return [f"the evidence {uri} is not what the log says: its digest is {present}, and was {expected}{lacks}"]
 
 
-def _differing(version: Version, uri: str, path: Path) -> list[str]:
+def _differing(version: Version, uri: str, path: Path, binding: bool) -> list[str]:
     """Where MLflow's registry says something else of a version than its evidence."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -155,8 +175,11 @@ def _differing(version: Version, uri: str, path: Path) -> list[str]:
         return [f"{FACTS} of {uri} is missing or damaged"]
     now = {"version": version.uri, "run": version.run_id,
            **{f"tag '{name}'": value for name, value in lasting(version.tags).items()}}
+    names = list(dict.fromkeys([*then, *now]))
+    if binding:
+        names = [name for name in names if not name.startswith("tag ") or is_binding(name[5:-1])]
     return [f"its {name} is {_said(now, name)} now, and was {_said(then, name)} at the promotion"
-            for name in dict.fromkeys([*then, *now]) if now.get(name) != then.get(name)]
+            for name in names if now.get(name) != then.get(name)]
 
 
 def _said(facts: dict[str, Any], name: str) -> str:

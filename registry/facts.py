@@ -18,7 +18,7 @@ from registry.environment import checkout, packages, surroundings
 from registry.signing import digests
 from registry.versions import STAGE_TAG, Version, Versions
 from training.model import SPEC, load_spec
-from training.tracking import WARNINGS_TAG
+from training.tracking import DATA_TAG, DIGEST_TAG, WARNINGS_TAG
 
 if TYPE_CHECKING:
     from registry.judging import Judged
@@ -85,6 +85,11 @@ def drawable(judged: "Judged") -> bool:
 def lasting(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags that nothing should change any more, sorted."""
     return {key: value for key, value in sorted(tags.items()) if key not in OURS}
+
+
+def is_binding(tag: str) -> bool:
+    """Whether training left a tag: one that was changed speaks against a version. Others are anybody's to set."""
+    return tag in (DIGEST_TAG, DATA_TAG, WARNINGS_TAG) or tag.partition(".")[0] in SPLITS
 
 
 def plain(value: Any) -> Any:
