@@ -255,11 +255,13 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 3000,
     follow: Annotated[bool, typer.Option(
         "--follow", help="Take over the version that is put into production, or back into it, while it runs.")] = False,
+    allow_unsigned: Annotated[bool, typer.Option(
+        "--allow-unsigned", help="Also serve a candidate that no promotion has signed.")] = False,
 ) -> None:
     """Serve a bundle over HTTP until interrupted."""
     from serving.launch import serve as run_service
 
-    run_service(bundle_tag, host, port, State.from_environment(), follow)
+    run_service(bundle_tag, host, port, State.from_environment(), follow, allow_unsigned)
 
 
 @app.command()
@@ -366,10 +368,15 @@ def explain(
 
 def _measure(registry: Any, version: Any) -> Any:
     """Bundle a version, serve it and measure that: what the registry's gates of latency and memory judge by."""
+    import tempfile
+    from dataclasses import replace
+
     from registry.bundling import bundle as run_bundling
     from serving.probe import measure
 
-    return measure(run_bundling(registry, version, allow_candidate=True), registry.state)
+    with tempfile.TemporaryDirectory(prefix="polarscore-measure-") as place:  # no bundle of it stays
+        own = replace(registry, state=replace(registry.state, home=Path(place)))
+        return measure(run_bundling(own, version, allow_candidate=True), own.state)
 
 
 def _pareto_weights(state: State, given: str) -> tuple[Mapping[str, float] | str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from registry.chain import Entry
-from registry.stages import ARCHIVED, CANDIDATE, MOVES, PRODUCTION, STAGING
+from registry.stages import ARCHIVED, CANDIDATE, MOVES, PRODUCTION, SINGLE, STAGING
 from registry.versions import STAGE_TAG, Versions
 
 HEAD_TAG = "polarscore.head"
@@ -27,8 +27,10 @@ class Astray(NamedTuple):
 
 def begun(versions: Versions, entry: Entry) -> bool:
     """Whether the decisive step of a change has been taken."""
+    if head(versions, entry.model) == entry.head:
+        return True
     if entry.action not in MOVES:
-        return head(versions, entry.model) == entry.head
+        return False
     aliases = versions.aliases(entry.model)
     if entry.to_stage == ARCHIVED:
         if entry.from_stage == STAGING:
@@ -52,7 +54,7 @@ def apply(versions: Versions, entry: Entry) -> None:
         _without(versions, model, STAGING, entry.version)
     if entry.to_stage == ARCHIVED:
         _without(versions, model, CANDIDATE, entry.version)
-    if entry.replaced is not None:
+    if entry.replaced is not None and versions.has(model, entry.replaced):
         client.set_model_version_tag(model, str(entry.replaced), STAGE_TAG, ARCHIVED)
     if entry.evidence_uri:
         client.set_model_version_tag(model, number, EVIDENCE_TAG, entry.evidence_uri)
@@ -62,6 +64,11 @@ def apply(versions: Versions, entry: Entry) -> None:
 def head(versions: Versions, model: str) -> str | None:
     """The head of a model's log, as MLflow keeps it."""
     return versions.model_tags(model).get(HEAD_TAG)
+
+
+def wanted(versions: Versions, model: str, held: Mapping[str, int]) -> dict[str, int | None]:
+    """Where the aliases of the stages should point, given who holds them; nowhere, if that version was deleted."""
+    return {stage: held[stage] if stage in held and versions.has(model, held[stage]) else None for stage in SINGLE}
 
 
 def astray(versions: Versions, model: str, wanted: Mapping[str, int | None]) -> list[Astray]:

@@ -1,8 +1,10 @@
 """A version's way out of the registry: the bytes that were signed, into a Bento or into the store beside it."""
 
 from registry.export import build, export
+from registry.integrity import check_held
 from registry.opening import Registry
 from registry.release import release
+from registry.stages import SINGLE
 from registry.versions import Version
 
 
@@ -16,7 +18,9 @@ def bundle(registry: Registry, version: Version, allow_candidate: bool = False) 
         CheckFailed: its files or its evidence are not those that were signed.
         PolarscoreError: BentoML cannot build it.
     """
-    evidence = registry.history.evidence(version.model, version.version)
+    check_held(registry, version)
+    to = version.stage if version.stage in SINGLE else None
+    evidence = registry.history.evidence(version.model, version.version, to)
     with release(registry.versions, version, evidence, registry.keys, allow_candidate) as out:
         return build(out.folder, out.model, out.version, out.labels, registry.state)
 
@@ -27,6 +31,7 @@ def offer(registry: Registry, version: Version) -> str:
     Raises:
         InputError, CheckFailed: as for `bundle`.
     """
-    evidence = registry.history.evidence(version.model, version.version)
+    check_held(registry, version)
+    evidence = registry.history.evidence(version.model, version.version, version.stage)
     with release(registry.versions, version, evidence, registry.keys) as out:
         return export(out.folder, out.model, out.version, out.labels, registry.state)

@@ -19,9 +19,10 @@ from filelock import FileLock, Timeout
 from registry.chain import Entry
 from registry.database import UtcDateTime, connect, sqlite_file
 from registry.stages import MOVES, PRODUCTION
-from training.errors import InputError
+from training.errors import CheckFailed, InputError
 
 METADATA = sa.MetaData()
+LOCK_TIMEOUT = "55P03"  # PostgreSQL's code for a lock that was not to be had in time
 WAIT_S = 60  # how long a change waits for another one of the same model
 
 STAGE_LOG = sa.Table(
@@ -112,12 +113,20 @@ class History:
         found = self.entries(model, limit=1)
         return found[0] if found else None
 
-    def evidence(self, model: str, version: int) -> tuple[str, str] | None:
-        """Place and digest of the evidence of a version's latest promotion; None: it had none."""
+    def first(self, model: str) -> str | None:
+        """The hash of a model's first entry."""
+        query = sa.select(STAGE_LOG.c.hash).where(STAGE_LOG.c.model == model).order_by(STAGE_LOG.c.seq).limit(1)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar()
+
+    def evidence(self, model: str, version: int, to: str | None = None) -> tuple[str, str] | None:
+        """Place and digest of the evidence of a version's latest promotion, to a stage if one is given; None: none."""
         log = STAGE_LOG.c
         query = (sa.select(log.evidence_uri, log.evidence)
                  .where(log.model == model, log.version == version, log.evidence.is_not(None))
                  .order_by(log.seq.desc()).limit(1))
+        if to is not None:
+            query = query.where(log.to_stage == to)
         with self._engine.connect() as connection:
             row = connection.execute(query).first()
         return (row[0], row[1]) if row else None
@@ -156,16 +165,17 @@ class History:
             try:
                 connection.execute(sa.select(sa.func.pg_advisory_lock(key)))  # of the session: it outlives a commit
             except sa.exc.OperationalError as error:
-                if "lock timeout" not in str(error):
+                if getattr(error.orig, "sqlstate", None) != LOCK_TIMEOUT:
                     raise
                 raise busy from None
             connection.commit()
             try:
                 yield connection
             finally:
-                connection.rollback()
-                connection.execute(sa.select(sa.func.pg_advisory_unlock(key)))
-                connection.commit()
+                if not connection.invalidated:  # with the session, the lock is gone as well
+                    connection.rollback()
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(key)))
+                    connection.commit()
 
     def close(self) -> None:
         """Give the connections back."""
@@ -208,7 +218,17 @@ class Changing:
         self._connection.commit()
 
     def log(self, entry: Entry) -> None:
-        """Append the entry and drop the intention: both, or nothing."""
+        """Append the entry and drop the intention: both, or nothing.
+
+        Raises:
+            CheckFailed: the intention is not this entry's: the database took this session for dead, and another
+                process has settled the change.
+        """
+        intended = _intention(self._connection, self._model)
+        if intended is None or intended.hash != entry.hash:
+            self._connection.rollback()
+            raise CheckFailed(f"another process has settled the change of '{self._model}' meanwhile. Look at it: "
+                              f"polarscore registry history {self._model}")
         self._connection.execute(sa.insert(STAGE_LOG), asdict(entry))
         self._connection.execute(sa.delete(INTENTIONS).where(INTENTIONS.c.model == self._model))
         self._connection.commit()
@@ -219,25 +239,26 @@ class Changing:
         self._connection.commit()
 
 
-class InProduction(NamedTuple):
-    """A version, and the digest of its files; None where an older polarscore logged it."""
+def in_production_by_log(engine: sa.Engine, model: str) -> Entry | None:
+    """The entry that put a version into production, read with nothing but the database; None: none did.
 
-    version: int
-    files: str | None
-
-
-def production_version(engine: sa.Engine, model: str) -> InProduction | None:
-    """The version in production by the log, read with nothing but the database; None: none."""
+    It is as the database has it: who relies on it looks at its signature.
+    """
     log = STAGE_LOG.c
-    query = (sa.select(log.version, log.files)
+    query = (sa.select(*_FIELDS)
              .where(log.model == model, log.to_stage == PRODUCTION, log.action.in_(MOVES))
              .order_by(log.seq.desc()).limit(1))
     with engine.connect() as connection:
-        row = connection.execute(query).first()
-    return InProduction(*row) if row else None
+        row = connection.execute(query).mappings().first()
+    return Entry(**row) if row else None
 
 
 def _intention(connection: sa.Connection, model: str) -> Entry | None:
     found: dict[str, Any] | None = connection.execute(
         sa.select(INTENTIONS.c.entry).where(INTENTIONS.c.model == model)).scalar()
-    return Entry(**(found | {"at": datetime.fromisoformat(found["at"])})) if found else None
+    if not found:
+        return None
+    try:
+        return Entry(**(found | {"at": datetime.fromisoformat(found["at"])}))
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise CheckFailed(f"what a change of '{model}' intends cannot be read: polarscore did not write it") from None

@@ -132,8 +132,13 @@ class Keys:
             (self.folder / "trusted").mkdir(parents=True, exist_ok=True, mode=0o700)
             # trusted first: a private key whose public one is unknown would sign what nobody can check
             (self.folder / "trusted" / f"{name}.pem").write_bytes(_pem(private.public_key()))
-            with open(os.open(self.private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(pem)
+            draft = self.folder / f".signing-{os.getpid()}"
+            try:
+                with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                    file.write(pem)
+                os.link(draft, self.private)  # in one step, and never over another key
+            finally:
+                draft.unlink(missing_ok=True)
         except FileExistsError:
             (self.folder / "trusted" / f"{name}.pem").unlink(missing_ok=True)
             raise InputError(f"there is a signing key at {self.private} already. To change keys, move it away; "

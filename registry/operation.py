@@ -17,7 +17,7 @@ LOAD_S = 300  # how long two loads may take
 PICKLES = (".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt")
 """Endings of files that are read by unpickling, whatever is in them."""
 
-ENVIRONMENT = ("PATH", "HOME", "TMP", "TEMP", "LANG", "LC_", "LD_LIBRARY_PATH", "DYLD_", "SYSTEMROOT", "VIRTUAL_ENV",
+ENVIRONMENT = ("PATH", "TMP", "TEMP", "LANG", "LC_", "LD_LIBRARY_PATH", "DYLD_", "SYSTEMROOT", "VIRTUAL_ENV",
                "CUDA", "NVIDIA", "OMP_", "MKL_", "OPENBLAS_", "TORCH", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
                "TRANSFORMERS_", "XDG_CACHE_HOME")
 """How the environment variables begin that a version's code may see: no password, key or database is among them."""
@@ -63,6 +63,7 @@ def _load_twice(folder: Path) -> dict[str, Any]:
     environment |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
                     "DO_NOT_TRACK": "true", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory(prefix="polarscore-load-") as place:
+        environment["HOME"] = place  # not that in which keys are
         try:
             done = subprocess.run([sys.executable, "-P", str(LOADER), str(folder.absolute())], cwd=place,
                                   env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=LOAD_S)
@@ -87,7 +88,8 @@ def _holds_pickle(path: Path) -> bool:
                 return any(True for operation, _, _ in pickletools.genops(file) if operation.name == "STOP")
             except Exception:  # genops raises whatever its readers raise
                 return False
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.lower().endswith(PICKLES) for name in archive.namelist())
+    except zipfile.BadZipFile:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.lower().endswith(PICKLES) for name in archive.namelist())

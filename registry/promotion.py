@@ -1,7 +1,7 @@
 """Stages change here: promote a version, or roll back. A change is a decision with evidence, signed and logged."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -9,13 +9,25 @@ from typing import TYPE_CHECKING
 
 from registry import aliases, evidence, witness
 from registry.chain import Entry, sealed
+from registry.database import now
 from registry.gates import Gate
 from registry.history import Changing
 from registry.integrity import check_intact
 from registry.keys import Signer
 from registry.opening import Registry
-from registry.recovery import check_whole, recover
-from registry.stages import CANDIDATE, PRODUCTION, PROMOTE, ROLLBACK, SINGLE, check_way, in_production, stages_of
+from registry.recovery import check_whole, log_names, recover
+from registry.signing import digests, verify
+from registry.stages import (
+    CANDIDATE,
+    PRODUCTION,
+    PROMOTE,
+    ROLLBACK,
+    SINGLE,
+    check_way,
+    holders,
+    in_production,
+    stages_of,
+)
 from registry.versions import Version
 from training.errors import CheckFailed, InputError
 from training.model import digest
@@ -62,25 +74,25 @@ def promote(
         _prepare(registry, model, change, tell)
     stage = _stage(registry, candidate)
     check_way(model, candidate.version, stage, to)
-    draft = Entry(_said(who, "--who"), PROMOTE, model, candidate.version, stage, to, None, _said(why, "--why"))
-    champion = registry.versions.holder(model, to) if to in SINGLE else None
+    draft = Entry(said(who, "--who"), PROMOTE, model, candidate.version, stage, to, None, said(why, "--why"))
+    champion = _champion(registry, model, to, tell)
     gates: tuple[Gate, ...] = ()
     signer = signer_of(registry, model, tell)
     if to in SINGLE:
         check_intact(registry, candidate)
-        judged = judge(candidate, champion)
+        files = digests(registry.versions.folder(candidate).parent)
+        judged = judge(replace(candidate, stage=stage), champion)
         gates = judged.decision.gates
         if not judged.decision.allowed:
             raise CheckFailed(f"version {candidate.version} of '{model}' stays in {stage}. {judged.decision.refusal}.")
-        draft = replace(draft, replaced=champion.version if champion else None, gates=[asdict(gate) for gate in gates])
-        draft = _with_evidence(registry, candidate, draft, judged)
+        draft = replace(draft, replaced=_held(registry, model, to), gates=[asdict(gate) for gate in gates])
+        draft = _with_evidence(registry, candidate, draft, judged, files)
     with registry.history.changing(model) as change:
         _prepare(registry, model, change, tell)
-        holder = registry.versions.holder(model, to) if to in SINGLE else None
-        if _stage(registry, candidate) != stage or (holder and holder.version) != draft.replaced:
+        if _stage(registry, candidate) != stage or _held(registry, model, to) != draft.replaced:
             raise InputError(f"another process has changed the stages of '{model}' meanwhile. Look, and try again.")
         entry = _carry_out(registry, change, draft, signer)
-    _remember(registry, entry)
+    _remember(registry, entry, tell)
     return _told(entry, gates)
 
 
@@ -95,7 +107,7 @@ def rollback(registry: Registry, model: str, who: str, why: str, tell: Tell = la
         CheckFailed: files or log have been changed. Nothing has happened, then.
     """
     registry.versions.known(model)
-    who, why = _said(who, "--who"), _said(why, "--why")
+    who, why = said(who, "--who"), said(why, "--why")
     signer = signer_of(registry, model, tell)
     with registry.history.changing(model) as change:
         _prepare(registry, model, change, tell)
@@ -105,11 +117,11 @@ def rollback(registry: Registry, model: str, who: str, why: str, tell: Tell = la
             raise InputError(f"there is nothing to roll '{model}' back to: {before} in production.")
         version = registry.versions.number(model, stack[-2])
         check_intact(registry, version)
-        uri, bundle = registry.history.evidence(model, version.version) or (None, None)
+        uri, bundle = registry.history.evidence(model, version.version, PRODUCTION) or (None, None)
         draft = Entry(who, ROLLBACK, model, version.version, _stage(registry, version), PRODUCTION, stack[-1], why,
                       files=digest(registry.versions.folder(version)), evidence=bundle, evidence_uri=uri)
         entry = _carry_out(registry, change, draft, signer)
-    _remember(registry, entry)
+    _remember(registry, entry, tell)
     return _told(entry)
 
 
@@ -124,6 +136,20 @@ def _stage(registry: Registry, version: Version) -> str:
     return stages_of(registry.history.moves(version.model)).get(version.version, CANDIDATE)
 
 
+def _held(registry: Registry, model: str, to: str) -> int | None:
+    """Which version holds a stage, by the log."""
+    return holders(registry.history.moves(model)).get(to)
+
+
+def _champion(registry: Registry, model: str, to: str, tell: Tell) -> Version | None:
+    """The version that holds a stage; None if none does, or if it was deleted."""
+    held = _held(registry, model, to)
+    if held is None or registry.versions.has(model, held):
+        return registry.versions.number(model, held) if held else None
+    tell(f"warning: version {held} of '{model}', in {to} by the log, is gone from MLflow: nothing to compare with")
+    return None
+
+
 def _prepare(registry: Registry, model: str, change: Changing, tell: Tell) -> None:
     """Settle what a killed process left; refuse to build on a log or aliases that are not whole."""
     if settled := recover(registry, model, change):
@@ -136,14 +162,15 @@ def _carry_out(registry: Registry, change: Changing, draft: Entry, signer: Signe
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    entry = sealed(draft, change.last, signer)
+    last = change.last
+    entry = sealed(replace(draft, at=max(now(), last.at) if last else now()), last, signer)
     change.intend(entry)
     try:
         aliases.apply(registry.versions, entry)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, InputError) as error:
         try:
             moved = aliases.begun(registry.versions, entry)
-        except (MlflowException, SQLAlchemyError, OSError):
+        except (MlflowException, SQLAlchemyError, OSError, InputError):
             moved = True  # nobody knows
         if not moved:
             change.drop()
@@ -154,13 +181,22 @@ def _carry_out(registry: Registry, change: Changing, draft: Entry, signer: Signe
     return entry
 
 
-def _with_evidence(registry: Registry, version: Version, draft: Entry, judged: "Judged") -> Entry:
-    """Write the bundle and keep it, before anything changes."""
+def _with_evidence(
+    registry: Registry, version: Version, draft: Entry, judged: "Judged", files: Mapping[str, str]
+) -> Entry:
+    """Write the bundle and keep it, before anything changes. files: digests of those that were judged.
+
+    Raises:
+        CheckFailed: the files have changed while they were judged.
+    """
     occasion = evidence.Occasion(action=draft.action, from_stage=draft.from_stage, to_stage=draft.to_stage,
                                  replaced=draft.replaced, who=draft.who, why=draft.why, at=draft.at)
     with tempfile.TemporaryDirectory(prefix="polarscore-evidence-") as folder:
         bundle = Path(folder) / "evidence"
         evidence.write(bundle, registry.versions, version, occasion, judged, registry.keys)
+        if digests(registry.versions.folder(version).parent) != files:
+            raise CheckFailed(f"the files of {version.uri} have changed while they were judged. Nothing was changed")
+        verify(registry.versions.folder(version).parent, bundle / evidence.MODEL_SIGNATURE, registry.keys)
         return replace(draft, files=digest(registry.versions.folder(version)), evidence=evidence.digest(bundle),
                        evidence_uri=evidence.keep(registry.state, version, occasion, bundle))
 
@@ -186,8 +222,13 @@ def signer_of(registry: Registry, model: str, tell: Tell = lambda line: None) ->
     return signer
 
 
-def _remember(registry: Registry, entry: Entry) -> None:
-    witness.remember(registry.keys.heads, registry.versions.log_name(entry.model), entry.head)
+def _remember(registry: Registry, entry: Entry, tell: Tell) -> None:
+    """Keep the head on this machine. The change is done: where that fails, it is only said."""
+    try:
+        for name in log_names(registry, entry.model):
+            witness.remember(registry.keys.heads, name, entry.head)
+    except (InputError, OSError) as error:
+        tell(f"warning: this machine does not remember the log's new end: {str(error).rstrip('.')}")
 
 
 def _told(entry: Entry, gates: tuple[Gate, ...] = ()) -> Change:
@@ -195,7 +236,7 @@ def _told(entry: Entry, gates: tuple[Gate, ...] = ()) -> Change:
                   entry.evidence_uri)
 
 
-def _said(words: str, option: str) -> str:
+def said(words: str, option: str) -> str:
     """What a person gives for the log: one line of printable text, not too long."""
     if len(words) > LONGEST or any(not c.isprintable() for c in words):
         raise InputError(f"{option} should be one line of printable text of at most {LONGEST} characters. "

@@ -16,6 +16,7 @@ from registry.versions import PRODUCTION, STAGING, Version, Versions
 from training.errors import CheckFailed, InputError
 from training.model import SOURCES, SPEC, WEIGHTS
 from training.model import digest as digest_of
+from training.tracking import DIGEST_TAG
 
 WORDS = {"pass": "passed", "fail": "failed", "unknown": "unknown"}
 
@@ -53,12 +54,15 @@ def release(
                          "Or bundle it as it is: --allow-candidate.")
     if evidence is None and not allow_candidate:
         raise InputError(f"{version.uri} is in {version.stage}, and the log knows of no promotion with evidence. "
-                         f"Promote it: polarscore registry promote {version.uri} --to {version.stage}.")
+                         "An older polarscore promoted it. Promote a newer version, or bundle it as it is: "
+                         "--allow-candidate.")
     with tempfile.TemporaryDirectory(prefix="polarscore-release-") as place:
         folder = Path(place) / "version"
         _copy(versions.folder(version), folder)
         labels = {"stage": version.stage, "digest": digest_of(folder)}
         if evidence is None:
+            if version.tags.get(DIGEST_TAG, labels["digest"]) != labels["digest"]:
+                raise CheckFailed(f"the files of {version.uri} are not those that were registered")
             labels |= {"signed_by": NOBODY}
         else:
             labels |= _prove(version, folder, *evidence, keys, Path(place))

@@ -127,6 +127,10 @@ class Versions:
             raise InputError(f"model '{model}' has no version {version}. See: polarscore registry list {model}")
         return self._version(entry, entry.aliases)
 
+    def has(self, model: str, version: int) -> bool:
+        """Whether a model has a version of that number, which was not deleted."""
+        return found(self.client.get_model_version, model, str(version)) is not None
+
     def holder(self, model: str, alias: str) -> Version | None:
         """The version that an alias points at, if any.
 

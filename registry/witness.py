@@ -5,11 +5,14 @@ It lies outside of the database and of MLflow's store, so that even both put bac
 
 import json
 import os
+import re
 from pathlib import Path
 
 from filelock import FileLock
 
 from training.errors import InputError
+
+_HEAD = re.compile(r"\d+:[0-9a-f]+")
 
 
 def remembered(path: Path, log: str) -> str | None:
@@ -22,9 +25,15 @@ def remembered(path: Path, log: str) -> str | None:
 
 
 def remember(path: Path, log: str, head: str) -> None:
-    """Keep a head in place of an older one. On a machine that has no folder of keys nothing is kept."""
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    """Keep a head in place of an older one. On a machine that has no folder of keys nothing is kept.
+
+    Raises:
+        InputError: the folder cannot be written, or the file is damaged.
+    """
+    if not path.parent.is_dir():
         return
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path.parent} cannot be written, so nothing is kept there of what was seen of the log.")
     with FileLock(path.with_suffix(".lock")):
         heads = _read(path)
         if int(heads.get(log, "0:").split(":")[0]) > int(head.split(":")[0]):
@@ -34,13 +43,6 @@ def remember(path: Path, log: str, head: str) -> None:
         draft.replace(path)
 
 
-def forget(path: Path, log: str) -> None:
-    """Drop what was seen of a log, which began anew."""
-    with FileLock(path.with_suffix(".lock")):
-        path.write_text(json.dumps({name: head for name, head in _read(path).items() if name != log}, indent=1),
-                        encoding="utf-8")
-
-
 def _read(path: Path) -> dict[str, str]:
     try:
         heads = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +50,8 @@ def _read(path: Path) -> dict[str, str]:
         return {}
     except (OSError, ValueError):
         heads = None
-    if not isinstance(heads, dict) or not all(isinstance(head, str) and ":" in head for head in heads.values()):
+    if not isinstance(heads, dict) or not all(isinstance(head, str) and _HEAD.fullmatch(head)
+                                              for head in heads.values()):
         raise InputError(f"{path} is damaged. It holds what this machine has seen of the stage logs: put it back from "
                          "a backup, or move it away.")
     return heads

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from registry.history import InProduction
+from registry.chain import Entry
 from serving.desk import Desk
 from serving.scorer import Scorer
 from training.errors import PolarscoreError
@@ -21,7 +21,7 @@ class Follower:
     def __init__(
         self,
         desk: Desk,
-        production: Callable[[], InProduction | None],
+        production: Callable[[], Entry | None],
         opener: Callable[[str, str | None], Scorer],
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -54,7 +54,7 @@ class Follower:
         if found is None:
             return self._tell(None, "no version is in production")
         wanted = str(found.version)
-        if wanted == self._desk.scorer.version:
+        if wanted == self._desk.scorer.version and found.files in (None, self._desk.scorer.digest):
             self._failed = ""
             return self._tell(wanted, None)
         if wanted == self._failed and self._clock() < self._again:

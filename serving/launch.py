@@ -22,15 +22,19 @@ START_S = 120  # how long a service may take until it is ready
 STOP_S = 20  # how long it may take to answer what it has taken in
 
 
-def serve(tag: str | None, host: str, port: int, state: State, follow: bool = False) -> None:
+def serve(
+    tag: str | None, host: str, port: int, state: State, follow: bool = False, allow_unsigned: bool = False
+) -> None:
     """Become the service of a bundle, the one bundled last by default; does not return.
 
-    follow: take over, without a pause, whatever version of its model is put into production.
+    follow: take over, without a pause, whatever version of its model is put into production. allow_unsigned: serve
+    what nobody signed, also where the machine trusts keys.
 
     Raises:
         InputError: no such bundle, a host that is no address of this machine, a port that is taken.
     """
-    command, environment = _command(find(tag, state.prepare()), _address(host), port, state, follow)
+    command, environment = _command(find(tag, state.prepare()), _address(host), port, state, follow,
+                                    allow_unsigned)
     _refuse_taken(_address(host), port)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -38,7 +42,9 @@ def serve(tag: str | None, host: str, port: int, state: State, follow: bool = Fa
 
 
 @contextmanager
-def running(tag: str | None, state: State, port: int = 0, follow: bool = False) -> Iterator[str]:
+def running(
+    tag: str | None, state: State, port: int = 0, follow: bool = False, allow_unsigned: bool = False
+) -> Iterator[str]:
     """The service of a bundle on a loopback port (0: a free one), as its base URL, stopped at the end.
 
     Raises:
@@ -49,7 +55,7 @@ def running(tag: str | None, state: State, port: int = 0, follow: bool = False) 
     _refuse_taken(LOOPBACK, port)
     log = state.home / "logs" / f"serve-{port}.log"
     log.parent.mkdir(exist_ok=True)
-    command, environment = _command(tag, LOOPBACK, port, state, follow)
+    command, environment = _command(tag, LOOPBACK, port, state, follow, allow_unsigned)
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out,
                                    stderr=subprocess.STDOUT, start_new_session=True)
@@ -61,7 +67,9 @@ def running(tag: str | None, state: State, port: int = 0, follow: bool = False) 
         _stop(process)
 
 
-def _command(tag: str, host: str, port: int, state: State, follow: bool) -> tuple[list[str], dict[str, str]]:
+def _command(
+    tag: str, host: str, port: int, state: State, follow: bool, allow_unsigned: bool
+) -> tuple[list[str], dict[str, str]]:
     """What to run, with which environment. A Bento's path names it where a module could have its tag's name."""
     command = [sys.executable, "-m", "bentoml", "serve", str(bento_path(tag, state)),
                "--host", host, "--port", str(port)]
@@ -72,7 +80,8 @@ def _command(tag: str, host: str, port: int, state: State, follow: bool) -> tupl
         "BENTOML_HOME": str(state.bento_home),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
-    } | {"POLARSCORE_FOLLOW": "1" if follow else "0"}
+        "POLARSCORE_FOLLOW": "1" if follow else "0",
+    } | ({"POLARSCORE_ALLOW_UNSIGNED": "1"} if allow_unsigned else {})
     return command, environment
 
 

@@ -1,5 +1,6 @@
 """From a model of BentoML's store to a scorer: what is loaded is what was checked against its signature."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from serving.scorer import Scorer
 from training.errors import CheckFailed, InputError
 from training.model import SOURCES, SPEC, WEIGHTS, digest
 
+ALLOW_UNSIGNED = "POLARSCORE_ALLOW_UNSIGNED"
 FILES = (WEIGHTS, SPEC, SOURCES)
 
 
@@ -109,6 +111,9 @@ def prove(folder: Path, expected: str, keys: Keys) -> Proof:
     if not signature.is_file():
         if expected != NOBODY:
             raise CheckFailed(f"they were signed by key {expected}, and {SIGNATURE} is missing")
+        if keys.trusted and os.environ.get(ALLOW_UNSIGNED) != "1":
+            raise CheckFailed(f"they are not signed, and this machine trusts only what is. Set {ALLOW_UNSIGNED}=1, or "
+                              "serve with --allow-unsigned, to serve them all the same")
         return Proof()
     if keys.trusted:
         return Proof(verify(folder, FILES, signature.read_bytes(), keys.trusted), trusted=True)

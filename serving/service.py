@@ -8,15 +8,16 @@ from pathlib import Path
 import bentoml
 
 from monitoring.store import Store
+from registry.chain import Entry, content
 from registry.database import connect
-from registry.history import production_version
+from registry.history import in_production_by_log
 from registry.keys import Keys
 from serving.app import make_app
 from serving.desk import Desk, Meters
 from serving.following import Follower
 from serving.opening import open_scorer, open_signed
 from serving.scorer import Scorer
-from training.errors import InputError, PolarscoreError
+from training.errors import CheckFailed, InputError, PolarscoreError
 from training.state import State
 
 ALIAS = "scorer"
@@ -87,10 +88,21 @@ def follow(desk: Desk, state: State) -> Follower:
     """Start to follow the log in the state's database, with the versions that BentoML's store has."""
     models = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
     engine, model = connect(state.database_url), desk.scorer.name
-    follower = Follower(desk, lambda: production_version(engine, model),
+    follower = Follower(desk, lambda: vouched(in_production_by_log(engine, model), Keys.of(state)),
                         lambda version, files: open_signed(models, model, version, Keys.of(state), files))
     follower.start()
     return follower
+
+
+def vouched(entry: Entry | None, keys: Keys) -> Entry | None:
+    """The entry, if a key that this machine trusts signed it; where it trusts none, as it is.
+
+    Raises:
+        CheckFailed: it is not as it was signed.
+    """
+    if entry and keys.trusted and not keys.made_by(content(entry), entry.signature or "", entry.key or ""):
+        raise CheckFailed(f"the log's {entry.words} is not signed by a key that is trusted here")
+    return entry
 
 
 def follows() -> bool:

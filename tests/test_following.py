@@ -1,6 +1,6 @@
 import threading
 import time
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from monitoring.store import Store
+from registry.chain import Entry, sealed
 from registry.database import connect
 from registry.envelope import PUBLIC_KEY, SIGNATURE
 from registry.export import build, export
-from registry.history import STAGE_LOG, InProduction, production_version
+from registry.history import STAGE_LOG, in_production_by_log
 from registry.keys import Keys
 from registry.signing import sign
 from serving import launch
@@ -69,6 +70,10 @@ def desk(scorers, tmp_path):
         yield Desk(scorers["1"], store, Meters(CollectorRegistry()))
 
 
+def entry(number):
+    return Entry("ada", "promote", "Mail", number, "staging", "production", None, "")
+
+
 class World:
     """What a follower sees: the log, the store of models, and the time."""
 
@@ -78,7 +83,7 @@ class World:
     def look_up(self):
         if isinstance(self.production, Exception):
             raise self.production
-        return None if self.production is None else InProduction(self.production, None)
+        return None if self.production is None else entry(self.production)
 
     def open(self, version, files=None):
         self.opened.append(version)
@@ -103,13 +108,14 @@ def following(desk):
     return found.production, found.serving, found.reason
 
 
-def log_row(engine, version, to="production", action="promote", model="Mail", replaced=None):
+def log_row(engine, version, to="production", action="promote", model="Mail", replaced=None, signer=None):
+    """Log a change, signed if there is somebody who signs."""
     with engine.begin() as connection:
         seq = connection.execute(sa.select(sa.func.count()).select_from(STAGE_LOG)).scalar() + 1
-        connection.execute(sa.insert(STAGE_LOG), {
-            "at": datetime.now(UTC), "who": "ada", "action": action, "model": model, "version": version,
-            "from_stage": "staging", "to_stage": to, "replaced": replaced, "why": "", "gates": [], "seq": seq,
-            "previous": "", "hash": ""})
+        change = Entry("ada", action, model, version, "staging", to, replaced, "", seq=seq)
+        if signer:
+            change = sealed(change, replace(change, seq=seq - 1), signer)
+        connection.execute(sa.insert(STAGE_LOG), asdict(change))
 
 
 def test_a_desk_that_nobody_steers_says_so(desk):
@@ -179,7 +185,7 @@ def test_a_log_that_is_away_or_empty_changes_nothing(desk, world, follower, capl
 
 def test_the_log_in_the_database_is_followed(desk, world, tmp_path):
     engine = connect(f"sqlite:///{tmp_path / 'log.db'}")
-    follower = Follower(desk, lambda: production_version(engine, "Mail"), world.open)
+    follower = Follower(desk, lambda: in_production_by_log(engine, "Mail"), world.open)
     served = []
     for number, to, action, model in ((2, "staging", "promote", "Mail"), (1, "production", "promote", "Mail"),
                                       (2, "production", "promote", "Other"), (2, "production", "promote", "Mail"),
@@ -251,7 +257,7 @@ def test_a_served_bundle_follows_promotion_and_rollback_and_no_request_fails(fol
         (folder / PUBLIC_KEY).write_bytes(own.trusted_files[0].read_bytes())
     tag = build(folders[1], "Mail", "1", labels, state)
     engine = connect(state.database_url)
-    log_row(engine, 1)
+    log_row(engine, 1, signer=own.signer())
     with launch.running(tag, state, follow=True) as url, httpx.Client(
             base_url=url, timeout=60, trust_env=False) as client:
         told = wait_for(client, "1")
@@ -259,7 +265,11 @@ def test_a_served_bundle_follows_promotion_and_rollback_and_no_request_fails(fol
         answers, ended = [], threading.Event()
         hammering = threading.Thread(target=hammer_over_http, args=(url, answers, ended))
         hammering.start()
-        log_row(engine, 2, replaced=1)
+        log_row(engine, 3)  # by nobody who is trusted
+        time.sleep(3)
+        told = client.get("/version").json()
+        assert told["version"] == "1" and "is not signed by a key that is trusted here" in told["following"]["reason"]
+        log_row(engine, 2, replaced=1, signer=own.signer())
         time.sleep(3)
         told = client.get("/version").json()
         assert told["version"] == "1" and told["following"]["production"] == "2"
@@ -268,7 +278,7 @@ def test_a_served_bundle_follows_promotion_and_rollback_and_no_request_fails(fol
         exported = time.monotonic()
         wait_for(client, "2")
         waited = time.monotonic() - exported
-        log_row(engine, 1, action="rollback", replaced=2)
+        log_row(engine, 1, action="rollback", replaced=2, signer=own.signer())
         wait_for(client, "1")
         time.sleep(1)
         ended.set()

@@ -41,7 +41,8 @@ def service(monkeypatch, state):
         return httpx.Response(200, json={"scores": []})
 
     @contextmanager
-    def running(tag, own):
+    def running(tag, own, allow_unsigned):
+        assert allow_unsigned
         started.append((tag, own))
         (own.home / "logs").mkdir(exist_ok=True)
         (own.home / "logs" / "serve-1234.log").write_text("started")

@@ -552,8 +552,15 @@ def test_a_signature_that_is_gone_or_a_key_that_is_damaged_is_refused(kept, sign
         open_scorer(place, facts, signed[1], "cpu")
 
 
-def test_a_version_that_nobody_signed_is_opened_with_a_warning(folder, signed, caplog):
+def test_a_version_that_nobody_signed_is_refused_where_keys_are_trusted(folder, signed):
     facts = {"model": "Reviews", "version": "4", "digest": digest(folder), "signed_by": "none"}
+    with pytest.raises(CheckFailed, match="this machine trusts only what is"):
+        open_scorer(folder, facts, signed[1], "cpu")
+
+
+def test_a_version_that_nobody_signed_is_opened_with_a_warning_if_allowed(folder, signed, caplog, monkeypatch):
+    facts = {"model": "Reviews", "version": "4", "digest": digest(folder), "signed_by": "none"}
+    monkeypatch.setenv("POLARSCORE_ALLOW_UNSIGNED", "1")
     scorer = open_scorer(folder, facts, signed[1], "cpu")
     assert scorer.proof == Proof()
     say_who_signed(scorer)
@@ -570,7 +577,7 @@ def test_of_a_version_that_was_signed_twice_the_newest_whole_one_is_found(kept, 
     assert [each.folder == place for each in stored(models, "Reviews", "4")] == [False, True]
     assert open_signed(models, "Reviews", "4", own, device="cpu").proof.signed_by == own.signer().id
     assert open_signed(models, "Reviews", "4", own, digest(folder), "cpu").version == "4"
-    with pytest.raises(CheckFailed, match="are not those of version 4 that the log names"):
+    with pytest.raises(CheckFailed, match=r"not signed|are not those of version 4 that the log names"):
         open_signed(models, "Reviews", "4", own, "f" * 64, "cpu")
     (place / "sources.py").write_text("changed")
     with pytest.raises(CheckFailed, match="not signed"):

