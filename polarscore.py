@@ -234,7 +234,10 @@ def bundle(
         "--allow-candidate", help="Also bundle a version that is neither in staging nor in production.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build a Bento from a registered version, of the very bytes that its promotion signed."""
+    """Build a Bento from a registered version.
+
+    Of the very bytes that its promotion signed.
+    """
     from registry.bundling import bundle as run_bundling
     from registry.opening import Registry
 

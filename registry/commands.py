@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from registry.care_commands import evidence, key, migrate, verify
-from registry.naming import AnyModel, Which, WhichOption, meant, once, only
+from registry.naming import AnyModels, Which, WhichOption, meant, once, only
 from registry.stage_commands import at, gate, history, promote, rollback
 from registry.webhook_commands import app as webhook
 from training.printing import (
@@ -27,7 +27,10 @@ from training.printing import (
 )
 from training.state import State
 
-app = typer.Typer(help="Stages of the registered versions.", callback=list_commands, **OPTIONS)
+if TYPE_CHECKING:
+    from registry.versions import Version
+
+app = typer.Typer(help="Registered versions: stages, gates, evidence.", callback=list_commands, **OPTIONS)
 
 WEIGHTS_SHOWN, SOURCES_SHOWN, COMPARED, LISTED = 8, 20, 30, 100
 
@@ -36,7 +39,7 @@ VERSION = "models:/NAME/VERSION or models:/NAME@ALIAS."
 
 @app.command("list")
 def _list(
-    model: AnyModel = None,
+    model: AnyModels = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Show the newest, at most this many, and those that an "
                                                               "alias points at.")] = LISTED,
     as_json: AsJson = False,
@@ -46,22 +49,16 @@ def _list(
 
     versions = Versions(State.from_environment())
     listed, others = versions.newest(only(versions, model) if model else None, limit)
-    if others:
-        err.print(f"and older ones; --limit shows more than {limit}", highlight=False, soft_wrap=True)
     if as_json:
         print_json([{"model": version.model, "version": version.version, "stage": version.stage,
                      "measures": version.measures("valid")} for version in listed])
-        return
-    if not listed:
+    elif not listed:
         say("no version is registered yet. See: polarscore train --help")
-        return
-    shown = [name for name in COLUMNS if name not in ("error_rate", "mean_risk")]
-    table = columns("model", "version", "stage", *(COLUMNS[name] for name in shown))
-    for version in listed:
-        measures: Mapping[str, Any] = version.measures("valid") or {}
-        table.add_row(version.model, str(version.version), version.stage,
-                      *(figure(measures.get(name)) for name in shown))
-    out.print(table)
+    else:
+        _print_list(listed)
+    if others:
+        err.print(f"there are older versions, too; --limit N shows more than {limit:,}", highlight=False,
+                  soft_wrap=True)
 
 
 @app.command("show")
@@ -112,7 +109,10 @@ def _diff(
     other: Annotated[str, typer.Argument(metavar="OTHER", help=VERSION)],
     as_json: AsJson = False,
 ) -> None:
-    """What differs between two versions: measures, weights, data."""
+    """What differs between two versions.
+
+    In measures, Pareto weights, sources and their worth, thresholds, data.
+    """
     from registry.comparison import apart, differences
     from registry.versions import Versions
 
@@ -128,7 +128,7 @@ def _diff(
     if facts:
         table = columns("what", one, other)
         for what, (left, right) in facts.items():
-            table.add_row(what, figure(left) or "-", figure(right) or "-")
+            table.add_row(what, *_unlike(left, right))
         out.print(table)
     for what, changed in by_source.items():
         table = columns(what, one, other, "change")
@@ -140,9 +140,26 @@ def _diff(
             say(f"and {len(changed) - COMPARED} more, which changed less; --json has all of them")
 
 
+def _unlike(left: Any, right: Any) -> tuple[str, str]:
+    """Two values that differ, with as many digits as show it."""
+    if isinstance(left, float) and isinstance(right, float) and figure(left) == figure(right):
+        return f"{left:.6g}", f"{right:.6g}"
+    return figure(left) or "-", figure(right) or "-"
+
+
 def _recalibration(spec: Any) -> dict[str, Any] | None:
     summary = spec.recalibration.summary()
     return {"labels": spec.recalibration.labels, **summary} if summary else None
+
+
+def _print_list(listed: Sequence["Version"]) -> None:
+    shown = [name for name in COLUMNS if name not in ("error_rate", "mean_risk")]
+    table = columns("model", "version", "stage", *(COLUMNS[name] for name in shown))
+    for version in listed:
+        measures: Mapping[str, Any] = version.measures("valid") or {}
+        table.add_row(version.model, str(version.version), version.stage,
+                      *(figure(measures.get(name)) for name in shown))
+    out.print(table)
 
 
 def _print_worth(sources: Sequence[Any]) -> None:

@@ -60,6 +60,7 @@ def gather(
         "decision": asdict(judged.decision) | {"allowed": judged.decision.allowed, "refusal": judged.decision.refusal},
         "evaluation": {"task": judged.task, "digest": judged.task_digest, "split": judged.split,
                        "labelled": judged.labelled, "picture": drawable(judged)},
+        "bundle": asdict(judged.measured) if judged.measured else None,
         "measures": {split: version.measures(split) for split in SPLITS},
         "warnings": _warnings(version),
         "task": spec.name, "classes": spec.classes,

@@ -81,10 +81,10 @@ def single_source(facts: Facts, margins: Maximum, way: Transition) -> Gate:
     if seen.decided_alone is None or not len(seen.decided_alone):
         return Gate("single_source", UNKNOWN, _no_rows(facts))
     share = float(seen.decided_alone.any(axis=1).mean())
-    words = f"of {share:.1%} of the answers one source's vote alone decides whether the risk is above 1/2"
+    words = f"on {share:.1%} of the answers one source's vote alone decides whether the risk is above 1/2"
     if share:
         by_source = seen.decided_alone.mean(axis=0)
-        words += f", most often '{seen.sources[by_source.argmax()]}', of {by_source.max():.1%}"
+        words += f"; most often '{seen.sources[by_source.argmax()]}', on {by_source.max():.1%}"
     if share > margins.maximum:
         return Gate("single_source", FAIL, f"{words}: more than {margins.maximum:.1%}", share)
     return Gate("single_source", PASS, words, share)

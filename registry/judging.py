@@ -33,7 +33,7 @@ class Judged:
     """A decision, and what it was made on.
 
     compared: candidate and champion on the task's answered rows; None: there was no task to be had. task: its name.
-    task_digest: SHA-256 of its data. labelled: how many of the rows have a gold label.
+    task_digest: SHA-256 of its data. labelled: how many of the rows have a gold label. measured: the bundle, running.
     """
 
     decision: Decision
@@ -42,6 +42,7 @@ class Judged:
     task_digest: str | None
     split: str
     labelled: int
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def judge(
     return Judged(
         decision=together(*decisions) if len(decisions) == 2 else decisions[0],
         compared=facts.rows, task=rows.name, task_digest=rows.table.digest if rows.table else None, split=last.split,
-        labelled=int(np.isfinite(facts.rows.error).sum()) if facts.rows else 0,
+        labelled=int(np.isfinite(facts.rows.error).sum()) if facts.rows else 0, measured=measured,
     )
 
 

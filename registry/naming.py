@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 AnyModel = Annotated[str | None, typer.Argument(
     metavar="MODEL", help="A model's name; may be left out where there is only one.")]
+AnyModels = Annotated[str | None, typer.Argument(metavar="MODEL", help="A model's name; default: all models.")]
 Which = Annotated[str | None, typer.Argument(
     metavar="VERSION", help="models:/NAME/VERSION, models:/NAME@ALIAS or a model's name; default: the candidate.")]
 Promoted = Annotated[str | None, typer.Argument(
     metavar="VERSION", help="models:/NAME/VERSION, models:/NAME@ALIAS or a model's name; default: the candidate, "
                             "and to production the version in staging, if one is there.")]
 WhichOption = Annotated[str | None, typer.Option("--model", help="The same, as an option.")]
-WhyOption = Annotated[str, typer.Option("--why", help="For the log.")]
-WhoOption = Annotated[str | None, typer.Option("--who", help="For the log; default: the user at this machine.")]
+WhyOption = Annotated[str, typer.Option("--why", help="The reason, for the log.")]
+WhoOption = Annotated[str | None, typer.Option(
+    "--who", help="Who it is, for the log; default: the user at this machine.")]
 TaskOption = Annotated[Path | None, typer.Option("--task", help="The task to judge by; default: as the gates say.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Its split; default: as the gates say.")]
 GatesOption = Annotated[Path | None, typer.Option(
@@ -60,7 +62,7 @@ def once(which: str | None, model: str | None) -> str | None:
 
 def meant(versions: "Versions", which: str | None, to: str = "") -> "Version":
     """The version that a URI names; of a bare name, the one that a promotion to a stage would be about."""
-    if which and which.startswith("models:"):
+    if which and set("/@") & set(which):
         return versions.get(which)
     name = only(versions, which)
     staged = versions.holder(name, STAGING) if to == PRODUCTION else None

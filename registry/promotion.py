@@ -75,9 +75,10 @@ def promote(
     stage = _stage(registry, candidate)
     check_way(model, candidate.version, stage, to)
     draft = Entry(said(who, "--who"), PROMOTE, model, candidate.version, stage, to, None, said(why, "--why"))
-    champion = _champion(registry, model, to, tell)
+    held = _held(registry, model, to) if to in SINGLE else None
+    champion = _champion(registry, model, to, held, tell)
     gates: tuple[Gate, ...] = ()
-    signer = signer_of(registry, model, tell)
+    check_signer(registry, model)  # before the gates take their time
     if to in SINGLE:
         check_intact(registry, candidate)
         files = digests(registry.versions.folder(candidate).parent)
@@ -85,11 +86,13 @@ def promote(
         gates = judged.decision.gates
         if not judged.decision.allowed:
             raise CheckFailed(f"version {candidate.version} of '{model}' stays in {stage}. {judged.decision.refusal}.")
-        draft = replace(draft, replaced=_held(registry, model, to), gates=[asdict(gate) for gate in gates])
+    signer = signer_of(registry, model, tell)
+    if to in SINGLE:
+        draft = replace(draft, replaced=held, gates=[asdict(gate) for gate in gates])
         draft = _with_evidence(registry, candidate, draft, judged, files)
     with registry.history.changing(model) as change:
         _prepare(registry, model, change, tell)
-        if _stage(registry, candidate) != stage or _held(registry, model, to) != draft.replaced:
+        if _stage(registry, candidate) != stage or (to in SINGLE and _held(registry, model, to) != held):
             raise InputError(f"another process has changed the stages of '{model}' meanwhile. Look, and try again.")
         entry = _carry_out(registry, change, draft, signer)
     _remember(registry, entry, tell)
@@ -108,7 +111,7 @@ def rollback(registry: Registry, model: str, who: str, why: str, tell: Tell = la
     """
     registry.versions.known(model)
     who, why = said(who, "--who"), said(why, "--why")
-    signer = signer_of(registry, model, tell)
+    check_signer(registry, model)
     with registry.history.changing(model) as change:
         _prepare(registry, model, change, tell)
         stack = in_production(registry.history.moves(model))
@@ -120,7 +123,7 @@ def rollback(registry: Registry, model: str, who: str, why: str, tell: Tell = la
         uri, bundle = registry.history.evidence(model, version.version, PRODUCTION) or (None, None)
         draft = Entry(who, ROLLBACK, model, version.version, _stage(registry, version), PRODUCTION, stack[-1], why,
                       files=digest(registry.versions.folder(version)), evidence=bundle, evidence_uri=uri)
-        entry = _carry_out(registry, change, draft, signer)
+        entry = _carry_out(registry, change, draft, signer_of(registry, model, tell))
     _remember(registry, entry, tell)
     return _told(entry)
 
@@ -141,9 +144,8 @@ def _held(registry: Registry, model: str, to: str) -> int | None:
     return holders(registry.history.moves(model)).get(to)
 
 
-def _champion(registry: Registry, model: str, to: str, tell: Tell) -> Version | None:
+def _champion(registry: Registry, model: str, to: str, held: int | None, tell: Tell) -> Version | None:
     """The version that holds a stage; None if none does, or if it was deleted."""
-    held = _held(registry, model, to)
     if held is None or registry.versions.has(model, held):
         return registry.versions.number(model, held) if held else None
     tell(f"warning: version {held} of '{model}', in {to} by the log, is gone from MLflow: nothing to compare with")
@@ -201,6 +203,17 @@ def _with_evidence(
                        evidence_uri=evidence.keep(registry.state, version, occasion, bundle))
 
 
+def check_signer(registry: Registry, model: str) -> None:
+    """Refuse early what `signer_of` would refuse; makes no key.
+
+    Raises:
+        InputError: as there.
+    """
+    last = registry.history.last(model)
+    if registry.keys.private.exists() or registry.keys.trusted or (last and last.key):
+        signer_of(registry, model)
+
+
 def signer_of(registry: Registry, model: str, tell: Tell = lambda line: None) -> Signer:
     """The private key; on a machine without any key, a new one for a log that nobody has signed yet.
 
@@ -238,7 +251,8 @@ def _told(entry: Entry, gates: tuple[Gate, ...] = ()) -> Change:
 
 def said(words: str, option: str) -> str:
     """What a person gives for the log: one line of printable text, not too long."""
-    if len(words) > LONGEST or any(not c.isprintable() for c in words):
-        raise InputError(f"{option} should be one line of printable text of at most {LONGEST} characters. "
-                         f"Found {len(words)} characters.")
+    strange = any(not c.isprintable() for c in words)
+    if len(words) > LONGEST or strange:
+        raise InputError(f"{option} should be one line of printable text of at most {LONGEST:,} characters. Found "
+                         + ("a line break or a control character." if strange else f"{len(words):,} characters."))
     return words

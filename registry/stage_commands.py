@@ -1,7 +1,7 @@
 """`polarscore registry promote / gate / rollback / history / at`: stages change, and what was where."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,7 @@ from registry.naming import (
     only,
     user,
 )
-from registry.stages import PRODUCTION, SINGLE, check_stage
+from registry.stages import CANDIDATE, PRODUCTION, SINGLE, check_stage, check_way, stages_of
 from training.errors import CheckFailed, InputError, PolarscoreError
 from training.printing import AsJson, columns, err, moment, out, print_json, say
 from training.state import State
@@ -64,6 +64,8 @@ def promote(
     from registry.promotion import promote as run_promotion
 
     check_stage(to)
+    if to not in SINGLE and (task or split or gates):
+        raise InputError(f"no gate stands before '{to}'. --task, --split and --gates are for {' and '.join(SINGLE)}.")
     with Registry.open(State.from_environment()) as registry:
         version = meant(registry.versions, once(which, model), to)
         judge = _judge(registry, to, task, split, gates, context.obj if measure else None)
@@ -87,28 +89,30 @@ def gate(
     as_json: AsJson = False,
 ) -> None:
     """Show what the gates say of a promotion, without promoting."""
-    from registry.integrity import changes
+    from registry.integrity import check_intact
     from registry.opening import Registry
+    from registry.recovery import check_whole
 
     check_stage(to)
     if to not in SINGLE:
         raise InputError(f"no gate stands before '{to}'. Expected one of {', '.join(SINGLE)}.")
     with Registry.open(State.from_environment()) as registry:
         version = meant(registry.versions, once(which, model), to)
+        stage = stages_of(registry.history.moves(version.model)).get(version.version, CANDIDATE)
+        check_way(version.model, version.version, stage, to)
+        check_whole(registry, version.model, registry.history.last(version.model))
+        check_intact(registry, version)  # nothing of a version is run that is not as it was registered
         judge = _judge(registry, to, task, split, gates, context.obj if measure else None)
-        decision = judge(version, registry.versions.holder(version.model, to)).decision
-        changed = changes(registry, version)
-    allowed = decision.allowed and not changed
+        decision = judge(replace(version, stage=stage), registry.versions.holder(version.model, to)).decision
     if as_json:
-        print_json({"model": version.model, "version": version.version, "to": to, "allowed": allowed,
-                    "changed": changed, "gates": [asdict(gate) for gate in decision.gates]})
+        print_json({"model": version.model, "version": version.version, "to": to, "allowed": decision.allowed,
+                    "gates": [asdict(gate) for gate in decision.gates]})
     else:
         _print_gates(decision.gates)
-        if allowed:
+        if decision.allowed:
             say(f"{version.uri} may go to {to}")
-    if not allowed:
-        refusal = "; ".join([*changed, *([decision.refusal] if decision.refusal else [])])
-        raise CheckFailed(f"version {version.version} of '{version.model}' may not go to {to}. {refusal}.")
+    if not decision.allowed:
+        raise CheckFailed(f"version {version.version} of '{version.model}' may not go to {to}. {decision.refusal}.")
 
 
 def rollback(model: AnyModel = None, why: WhyOption = "", who: WhoOption = None, as_json: AsJson = False) -> None:
@@ -133,7 +137,10 @@ def history(
     limit: Annotated[int, typer.Option("--limit", min=1, help="Show the newest entries, at most this many.")] = ENTRIES,
     as_json: AsJson = False,
 ) -> None:
-    """Every change of stage, the oldest first: who, when, from, to, why, with which evidence."""
+    """Every change of stage, the oldest first.
+
+    Who, when, from, to, and why; with --json also each entry's evidence, hash and signature.
+    """
     from registry.history import History
     from registry.versions import Versions
 
@@ -146,7 +153,7 @@ def history(
     elif not entries:
         say(f"no version of '{name}' has changed its stage yet")
     else:
-        table = columns("entry", "at (UTC)", "version", "change", "gates", "who", "why")
+        table = columns("entry", "at (UTC)", "version", "what happened", "gates", "who", "why")
         for entry in entries:
             table.add_row(str(entry.seq), moment(entry.at), str(entry.version), _way(entry), _tally(entry.gates),
                           entry.who, entry.why)
@@ -162,14 +169,10 @@ def at(
     as_json: AsJson = False,
 ) -> None:
     """Which version was in production at a moment."""
+    asked = _moment(when)
     from registry.opening import Registry
     from registry.promotion import at as version_at
 
-    try:
-        asked = datetime.fromisoformat(when)
-    except ValueError:
-        raise InputError(f"'{when}' is no moment. Expected a form such as 2026-11-20T12:00.") from None
-    asked = asked.replace(tzinfo=UTC) if asked.tzinfo is None else asked
     with Registry.open(State.from_environment()) as registry:
         name = only(registry.versions, model)
         version = version_at(registry, name, asked)
@@ -212,6 +215,22 @@ def _offer(registry: "Registry", change: "Change") -> None:
         _tell(f"warning: a service that follows cannot have version {change.version} yet: {str(error).rstrip('.')}")
 
 
+def _moment(when: str) -> datetime:
+    """What a person calls a moment, which has come.
+
+    Raises:
+        InputError: it is none, or lies in the future.
+    """
+    try:
+        asked = datetime.fromisoformat(when)
+        asked = asked.replace(tzinfo=UTC) if asked.tzinfo is None else asked.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InputError(f"'{when}' is no moment. Expected a form such as 2026-11-20T12:00.") from None
+    if asked > datetime.now(UTC):
+        raise InputError(f"{moment(asked)} UTC has not come yet. What is in production now: polarscore registry list")
+    return asked
+
+
 def _tell(line: str) -> None:
     err.print(line, highlight=False, soft_wrap=True)
 
@@ -226,7 +245,7 @@ def _way(entry: "Entry") -> str:
 
 
 def _tally(gates: list[dict[str, Any]]) -> str:
-    states = [gate["state"] for gate in gates]
+    states = [gate.get("state") for gate in gates]
     return ", ".join(f"{states.count(state)} {word}" for state, word in
                      (("pass", "passed"), ("fail", "failed"), ("unknown", "unknown")) if state in states)
 
@@ -245,7 +264,8 @@ def _print_change(change: "Change") -> None:
     place = f", in place of version {change.replaced}" if change.replaced else ""
     say(f"version {change.version} of '{change.model}': {change.from_stage} → {change.to_stage}{place}")
     if change.evidence:
-        say(f"evidence: {change.evidence}")
+        say(f"evidence: {change.evidence}; to read it: polarscore registry evidence "
+            f"models:/{change.model}/{change.version}")
     for found in change.gates:
         if found.state == "unknown":
             _tell(f"not judged, {found.name}: {found.reason}")

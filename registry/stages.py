@@ -56,7 +56,8 @@ def check_way(model: str, version: int, stage: str, to: str) -> None:
     check_stage(to)
     named = f"version {version} of '{model}'"
     if stage == to:
-        raise InputError(f"{named} is in {to} already.")
+        place = {CANDIDATE: "a candidate", ARCHIVED: "archived"}.get(to, f"in {to}")
+        raise InputError(f"{named} is {place} already.")
     if stage == PRODUCTION:
         raise InputError(f"{named} is in production. "
                          f"To take it out, promote another or run: polarscore registry rollback {model}")

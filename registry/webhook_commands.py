@@ -29,7 +29,7 @@ def _add(
     if as_json:
         print_json(asdict(made))
         return
-    say(f"'{made.name}' is announced to: {made.url}")
+    say(f"'{made.name}' is told of promotions, at {made.url}")
 
 
 @app.command("list")
@@ -51,9 +51,12 @@ def _list(as_json: AsJson = False) -> None:
 
 
 @app.command("remove")
-def _remove(name: Name) -> None:
+def _remove(name: Name, as_json: AsJson = False) -> None:
     """Announce promotions to it no more."""
     from registry.webhooks import remove
 
     remove(State.from_environment(), name)
+    if as_json:
+        print_json({"removed": name})
+        return
     say(f"'{name}' is told no more")

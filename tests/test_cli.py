@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 import polarscore
-from registry import gates, versions
+from registry import versions
 from registry.versions import Versions
+from tests.commandline import Ran, runner
 from training.fit import FitConfig
 from training.job import train
 from training.state import State
@@ -85,35 +86,9 @@ def make_task(folder, n=120):
     return rows
 
 
-class Ran:
-    """What a command printed and how it ended."""
-
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-
-    def json(self):
-        assert self.code in (0, 1), self.err
-        assert self.out.count("\n") == 1
-        return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-
-    def refused(self, code=2):
-        assert self.code == code, (self.out, self.err)
-        assert self.err.startswith("polarscore: ") and self.err.count("\n") == 1, self.err
-        return self.err
-
-
 @pytest.fixture
 def run(monkeypatch, capfd):
-    def run(*arguments):
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["polarscore", *map(str, arguments)])
-            patch.setattr(os, "environ", os.environ.copy())  # MLflow leaves its URI there
-            with pytest.raises(SystemExit) as end:
-                polarscore.main()
-        return Ran(end.value.code, *capfd.readouterr())
-
-    return run
+    return runner(monkeypatch, capfd)
 
 
 def start(*arguments, cwd, **environment):
@@ -161,7 +136,9 @@ def empty(tmp_path, monkeypatch):
 LEVELS = [[], ["registry"], ["monitor"], *([name] for name in (
     "demo", "train", "evaluate", "score", "explain", "bundle", "serve", "feedback", "bench", "explain")),
     *(["registry", name] for name in (
-        "list", "show", "promote", "gate", "rollback", "history", "at", "verify", "diff")),
+        "list", "show", "promote", "gate", "rollback", "history", "at", "verify", "diff", "evidence", "key", "migrate",
+        "webhook")),
+    *(["registry", "webhook", name] for name in ("add", "list", "remove")),
     *(["monitor", name] for name in ("report", "check", "sample", "ui"))]
 
 
@@ -174,7 +151,7 @@ def test_each_level_has_help_that_fits_a_terminal(run, empty, level):
     assert all(len(line) <= 80 for line in ran.out.splitlines())
 
 
-@pytest.mark.parametrize("level", [[], ["registry"], ["monitor"]], ids=" ".join)
+@pytest.mark.parametrize("level", [[], ["registry"], ["registry", "webhook"], ["monitor"]], ids=" ".join)
 def test_without_a_command_they_are_listed_on_standard_error(run, empty, level):
     ran = run(*level)
     assert ran.code == 2 and ran.out == "" and "Commands:" in ran.err and "Traceback" not in ran.err
@@ -193,7 +170,7 @@ def test_without_a_command_they_are_listed_on_standard_error(run, empty, level):
     (["train", ".", "--name", ""], "a model's name should be"),
     (["score", "."], "Missing option '--"),
     (["registry", "promote"], "Missing option '--to'"),
-    (["registry", "promote", "--to", "canary"], "stage 'canary' is unknown. Expected one of staging, production."),
+    (["registry", "promote", "--to", "canary"], "stage 'canary' is unknown. Expected one of candidate,"),
     (["registry", "gate", "--to", "canary"], "stage 'canary' is unknown"),
     (["registry", "at", "yesterday"], "'yesterday' is no moment"),
     (["monitor", "sample"], "Missing option '--budget'"),
@@ -236,15 +213,24 @@ def test_versions_can_be_listed_and_shown(run, here):
     assert "candidate" in run("registry", "list").out
 
 
-def test_a_version_goes_to_production_and_back(run, here):
+@pytest.fixture
+def quick_gates(here):
+    """Gates for which no version is loaded or served anew."""
+    (here / ".polarscore" / "gates.toml").write_text("[production]\nmin_labelled = 10\n" + "".join(
+        f"[production.gates.{name}]\n{margin}\n" for name, margin in (
+            ("sound", ""), ("ece", "margin = 0.2"), ("auroc", "margin = 0.2"), ("aurc", "margin = 0.2"))))
+
+
+def test_a_version_goes_to_production_and_back(run, here, quick_gates):
     gate = run("registry", "gate", "models:/tickets/1", "--json").json()
+    assert set(gate) == {"model", "version", "to", "allowed", "changed", "gates"} and gate["changed"] == []
     assert gate["allowed"] and [found["name"] for found in gate["gates"]] == ["sound", "ece", "auroc", "aurc"]
     first = run("registry", "promote", "models:/tickets/1", "--to", "production", "--why", "first", "--json").json()
+    assert first.pop("evidence").startswith("runs:/")
     assert first == {"model": "tickets", "version": 1, "from": "candidate", "to": "production", "replaced": None,
                      "gates": gate["gates"]}
     assert run("registry", "promote", "--to", "staging", "--json").json()["version"] == 2
     assert "candidate → staging" in run("registry", "history").out
-    assert "no gate stands before staging" in run("registry", "gate", "--to", "staging").out
     second = run("registry", "promote", "--to", "production", "--json").json()  # the one in staging
     assert (second["version"], second["replaced"]) == (2, 1)
     assert {row["version"]: row["stage"] for row in run("registry", "list", "--json").json()} == {
@@ -254,27 +240,51 @@ def test_a_version_goes_to_production_and_back(run, here):
     log = run("registry", "history", "--json").json()
     assert [(entry["action"], entry["version"]) for entry in log] == [
         ("promote", 1), ("promote", 2), ("promote", 2), ("rollback", 1)]
-    assert set(log[0]) == {"at", "who", "action", "model", "version", "from", "to", "replaced", "why", "gates"}
+    assert set(log[0]) == {"at", "who", "action", "model", "version", "from", "to", "replaced", "why", "gates", "files",
+                           "evidence", "evidence_uri", "seq", "previous", "hash", "key", "signature"}
     assert log[0]["why"] == "first" and log[3]["who"] == "bob"
     assert run("registry", "at", log[2]["at"]).out == "models:/tickets/2\n"
     assert run("registry", "at", "2020-01-01", "--json").json()["version"] is None
-    assert run("registry", "verify", "--json").json() == {"model": "tickets", "ok": True, "disagreements": []}
+    assert run("registry", "verify", "--json").json() == {"ok": True, "repaired": [], "findings": []}
     assert "before version 1" in run("registry", "rollback").refused()
 
 
-def test_a_disagreement_and_a_refusal_exit_with_1(run, here, monkeypatch):
+def test_a_disagreement_and_a_refusal_exit_with_1(run, here, quick_gates):
     run("registry", "promote", "models:/tickets/1", "--to", "production")
     Versions(State.from_environment()).client.set_registered_model_alias("tickets", "production", "2")
     ran = run("registry", "verify", "--json")
     assert ran.json()["ok"] is False and "points at version 2" in ran.refused(1)
     Versions(State.from_environment()).client.set_registered_model_alias("tickets", "production", "1")
-    monkeypatch.setattr(gates, "decide", lambda rows: gates.Decision((
-        gates.Gate("ece", "fail", "0.300 beside 0.100 of the champion", 0.3, 0.1),)))
+    Path("strict.toml").write_text("[production]\nmin_labelled = 10\n[production.gates.ece]\nmargin = 0.2\nlimit = 0\n")
     before = run("registry", "list", "--json").out
     for command in (["promote", "--to"], ["gate", "--to"]):
-        assert "ece: 0.300 beside 0.100" in run("registry", *command, "production").refused(1)
+        ran = run("registry", *command, "production", "--gates", "strict.toml")
+        assert "more than the limit of 0.000" in ran.refused(1)
     assert run("registry", "list", "--json").out == before
     assert len(run("registry", "history", "--json").json()) == 1
+
+
+def test_labels_that_are_missing_are_unknown_and_block_if_asked_to(run, here):
+    shutil.copytree("tickets", "unlabelled")
+    frame = pd.read_csv("unlabelled/rows.csv", dtype=str, keep_default_na=False)
+    frame.assign(gold="").to_csv("unlabelled/rows.csv", index=False)
+    Path("gates.toml").write_text('[production]\nunknown = "block"\n[production.gates.auroc]\nmargin = 0.1\n')
+    words = ("--gates", "gates.toml", "--task", "unlabelled", "--split", "test")
+    for command in ("gate", "promote"):
+        refused = run("registry", command, "models:/tickets/1", "--to", "production", *words).refused(1)
+        assert "auroc, which cannot be judged and therefore blocks: 0 labelled answers, 30 needed" in refused
+    assert run("registry", "history", "--json").json() == []
+    Path("gates.toml").write_text("[production.gates.auroc]\nmargin = 0.1\n")
+    gate = run("registry", "gate", "models:/tickets/1", *words, "--json").json()
+    assert gate["allowed"] and [found["state"] for found in gate["gates"]] == ["unknown"]
+
+
+def test_a_bento_is_built_of_what_was_promoted(run, here, quick_gates):
+    assert "--allow-candidate" in run("bundle", "--model", "models:/tickets/1").refused()
+    run("registry", "promote", "models:/tickets/1", "--to", "production")
+    found = run("bundle", "--model", "models:/tickets@production", "--json").json()
+    assert set(found) == {"bundle", "model", "version"} and found["bundle"].startswith("tickets:1-")
+    assert found["bundle"] in run("bundle", "--model", "models:/tickets/1").out  # the same is built once
 
 
 def test_two_versions_differ(run, here):
@@ -443,7 +453,7 @@ def test_a_file_that_cannot_be_written_leaves_no_scores(run, here):
     assert "score something first" in run("monitor", "check").refused()
 
 
-def test_a_version_with_a_new_source_is_compared_with_one_that_lacks_it(run, here):
+def test_a_version_with_a_new_source_is_compared_with_one_that_lacks_it(run, here, quick_gates):
     run("registry", "promote", "models:/tickets/1", "--to", "production")
     with Path("tickets/sources.py").open("a") as file:
         file.write("\n@labelling_function\ndef new(row):\n    return 'thanks' if 'thank' in row.text else -1\n")

@@ -46,6 +46,7 @@ class Judged:
     task_digest: str | None
     split: str
     labelled: int
+    measured: object = None
 
 
 def judged(labelled=40):

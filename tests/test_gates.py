@@ -269,7 +269,7 @@ def test_no_source_may_decide_alone_too_often():
     facts = replace(FACTS, candidate=replace(SEEN, decided_alone=alone))
     found = judged(facts, "single_source", {"maximum": 0.4})
     assert (found.state, found.candidate) == (PASS, 0.4)
-    assert "of 40.0% of the answers" in found.reason and "most often 'b', of 30.0%" in found.reason
+    assert "on 40.0% of the answers" in found.reason and "most often 'b', on 30.0%" in found.reason
     assert judged(facts, "single_source", {"maximum": 0.39}).state == FAIL
 
 

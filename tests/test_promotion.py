@@ -299,3 +299,45 @@ def chained(moves):
         entry = replace(entry, seq=len(entries) + 1, previous=entries[-1].hash if entries else "")
         entries.append(replace(entry, hash=hashlib.sha256(content(entry)).hexdigest()))
     return entries
+
+
+def test_a_champion_that_came_while_a_candidate_was_judged_is_not_replaced(local):
+    def judge(candidate, champion):
+        if champion is None:
+            move(local, 2, "production")
+        return registries.yes(candidate, champion)
+
+    with pytest.raises(InputError, match="another process has changed the stages of 'mail' meanwhile"):
+        move(local, 1, "production", judge)
+    assert held(local) == {"production": 2} and len(log(local)) == 1 and verify(local, "mail") == []
+
+
+def test_files_that_change_while_they_are_judged_are_not_signed(local):
+    spec = local.versions.folder(local.versions.number("mail", 1)) / "spec.json"
+
+    def judge(candidate, champion):
+        spec.write_text(spec.read_text().replace("0.5", "0.6"))
+        return registries.yes(candidate, champion)
+
+    with pytest.raises(CheckFailed, match="have changed while they were judged"):
+        move(local, 1, "staging", judge)
+    assert log(local) == []
+
+
+def test_a_promotion_that_is_refused_makes_no_key(local):
+    with pytest.raises(CheckFailed):
+        move(local, 1, "production", no)
+    with pytest.raises(InputError):
+        rollback(local, "mail", "bob", "")
+    assert not local.keys.folder.exists()
+
+
+def test_a_version_in_production_that_was_deleted_is_no_dead_end(local):
+    for number in (1, 2):
+        move(local, number, "production")
+    local.versions.client.delete_model_version("mail", "2")
+    assert [finding.kind for finding in verify(local, "mail")] == ["version"]
+    said = []
+    registries.promote(local, local.versions.number("mail", 3), "production", registries.yes, "ada", "", said.append)
+    assert "is gone from MLflow: nothing to compare with" in said[0]
+    assert held(local) == {"production": 3}

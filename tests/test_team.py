@@ -15,6 +15,7 @@ import pytest
 
 from registry import webhooks
 from registry.versions import Versions
+from tests.commandline import runner
 from training.errors import InputError
 from training.fit import FitConfig
 from training.job import train
@@ -130,6 +131,13 @@ def test_a_server_that_is_not_there_is_one_line(team, monkeypatch):
     assert "\n" not in str(refusal.value)
 
 
+def documented():
+    """How a receiver checks a delivery, as the docs say."""
+    said: dict = {}
+    exec(re.search(r"```python\n(.*?)```", DOCS.read_text(), re.S)[1], said)
+    return said["is_from_mlflow"]
+
+
 @pytest.fixture
 def receiver():
     """A receiver of webhooks on loopback: its URL, and what came in, as headers and body."""
@@ -152,9 +160,7 @@ def receiver():
 
 def test_an_alias_that_moves_is_announced_signed_as_docs_say(team, versions, receiver):
     url, came = receiver
-    documented: dict = {}
-    exec(re.search(r"```python\n(.*?)```", DOCS.read_text(), re.S)[1], documented)
-    is_from_mlflow = documented["is_from_mlflow"]
+    is_from_mlflow = documented()
     added = webhooks.add(team, url, "receiver", os.environ | {
         webhooks.SECRET: SECRET, webhooks.SCHEMES: "http,https"})
     assert webhooks.listed(team) == [added] and added.url == url and added.active
@@ -171,3 +177,45 @@ def test_an_alias_that_moves_is_announced_signed_as_docs_say(team, versions, rec
     assert json.loads(came.get(timeout=30)[1])["action"] == "deleted"
     webhooks.remove(team, "receiver")
     assert webhooks.listed(team) == []
+
+
+def test_a_team_promotes_rolls_back_and_is_told(team, versions, receiver, monkeypatch, capfd):
+    (url, came), is_from_mlflow = receiver, documented()
+    task = versions.run_tag(versions.get("models:/mail/1"), "polarscore.task_dir")
+    for seed in (1, 2):
+        train(Path(task), team, FitConfig(epochs=2, seed=seed), name="post")
+    for name, value in (("POLARSCORE_HOME", team.home), ("POLARSCORE_KEYS", team.keys),
+                        ("MLFLOW_TRACKING_URI", team.tracking_uri), ("POLARSCORE_DATABASE_URL", team.database_url),
+                        (webhooks.SECRET, SECRET), (webhooks.SCHEMES, "http,https")):
+        monkeypatch.setenv(name, str(value))
+    run = runner(monkeypatch, capfd)
+    assert "POLARSCORE_WEBHOOK_SECRET" not in run("registry", "webhook", "add", "ci", url, "--json").err
+    assert run("registry", "webhook", "list").out.count("ci") == 1
+
+    first = run("registry", "promote", "models:/post/1", "--to", "staging", "--why", "a shadow", "--json").json()
+    assert {gate["name"]: gate["state"] for gate in first["gates"]}["loads"] == "pass"
+    (team.home / "gates.toml").write_text("[production.gates.sound]\n")  # what takes no time
+    run("registry", "promote", "models:/post/1", "--to", "production")
+    second = run("registry", "promote", "models:/post/2", "--to", "production", "--json").json()
+    assert (second["version"], second["replaced"]) == (2, 1)
+    assert run("registry", "verify", "post", "--json").json()["ok"]
+    found = run("registry", "evidence", "post", "--out", team.home / "copied", "--json").json()
+    assert found["version"] == 2
+    assert (team.home / "copied" / "card.md").read_text().startswith("# post, version 2\n")
+    assert run("registry", "rollback", "post", "--who", "bob", "--json").json()["version"] == 1
+    assert [entry["action"] for entry in run("registry", "history", "post", "--json").json()] == [
+        "promote", "promote", "promote", "rollback"]
+    assert run("registry", "verify", "post").out == "log, aliases, files and evidence agree: post\n"
+
+    told = []
+    while len(told) < 5:
+        headers, body = came.get(timeout=30)
+        assert is_from_mlflow(headers, body, SECRET)
+        told.append(json.loads(body))
+    assert sorted((each["data"]["alias"], each["action"], each["data"].get("version", "")) for each in told) == [
+        ("production", "created", "1"), ("production", "created", "1"), ("production", "created", "2"),
+        ("staging", "created", "1"), ("staging", "deleted", "")]
+    assert run("registry", "webhook", "remove", "ci", "--json").json() == {"removed": "ci"}
+    versions.client.set_registered_model_alias("post", "production", "2")
+    assert "points at version 2, and the log says version 1" in run("registry", "verify", "post").refused(1)
+    assert run("registry", "verify", "post", "--repair").code == 0

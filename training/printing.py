@@ -26,6 +26,9 @@ out, err = Console(width=WIDE, markup=False, emoji=False), Console(stderr=True, 
 COLUMNS = {"n": "answers", "error_rate": "error rate", "mean_risk": "mean risk", "ece": "ECE", "r2": "R²",
            "auroc": "AUROC", "aurc": "AURC", "brier": "Brier"}
 
+WORDS = ("what happened", "gates", "who", "why", "source", "url", "told of")
+"""The columns whose words may take several lines."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 
 
@@ -42,10 +45,10 @@ def say(text: str) -> None:
 
 
 def columns(*names: str) -> Grid:
-    """A table that fits a narrow terminal; only words without a bound may take several lines."""
+    """A table that fits a narrow terminal; only words may take several lines."""
     table = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in names:
-        table.add_column(name, overflow="fold", no_wrap=name not in ("why", "who", "source"),
+        table.add_column(name, overflow="fold", no_wrap=name not in WORDS,
                         justify="right" if name in COLUMNS.values() else "left")
     return table
 
