@@ -80,10 +80,10 @@ def sealed(entry: Entry, last: Entry | None, signer: Signer) -> Entry:
     return replace(linked, hash=hashlib.sha256(said).hexdigest(), key=signer.id, signature=signer.sign(said))
 
 
-def faults(entries: Sequence[Entry], heads: Sequence[str], made_by: MadeBy) -> list[str]:
+def faults(entries: Sequence[Entry], made_by: MadeBy) -> list[str]:
     """Where the log of one model, the oldest entry first, is not what was written; a sentence each.
 
-    heads: what was kept elsewhere, each the head at some time; the entry that it names must be there, unchanged.
+    A tail that was cut off leaves no trace in it: for that the last entry's `head` is kept elsewhere.
     """
     found, previous, signed = [], "", False
     for place, entry in enumerate(entries, 1):
@@ -105,7 +105,7 @@ def faults(entries: Sequence[Entry], heads: Sequence[str], made_by: MadeBy) -> l
                      "To vouch for it, run: polarscore registry migrate")
     elif entries and entries[-1].key is None:
         found.append(f"{entries[-1].words} has no signature")
-    return found + _lost(entries, heads)
+    return found
 
 
 def _content_as_found(entry: Entry) -> bytes | None:
@@ -114,10 +114,3 @@ def _content_as_found(entry: Entry) -> bytes | None:
         return content(entry)
     except (TypeError, ValueError):
         return None
-
-
-def _lost(entries: Sequence[Entry], heads: Sequence[str]) -> list[str]:
-    known = {entry.head for entry in entries}
-    missing = sorted({head for head in heads if head not in known})
-    return [f"the log once had an entry {head.split(':')[0]} with the hash {head.split(':')[-1][:12]}…, "
-            f"and has it no more: its {len(entries)} entries are not the whole of it" for head in missing]

@@ -64,7 +64,7 @@ def check_log(registry: Registry, model: str) -> None:
     def made_by(said: bytes, signature: str, key: str) -> bool:
         return signature != last or registry.keys.made_by(said, signature, key)
 
-    if found := faults(entries, [], made_by):
+    if found := faults(entries, made_by):
         raise CheckFailed(f"{found[0]}. Nothing was changed. See: polarscore registry verify {model}")
 
 

@@ -40,7 +40,7 @@ def seal(registry: Registry, model: str, who: str) -> bool:
 def check_unsigned(registry: Registry, model: str) -> None:
     """Refuse to vouch for a log that has lost its signatures, or whose chain is broken."""
     entries = logged(registry, model)
-    found = faults(entries, [], registry.keys.made_by)
+    found = faults(entries, registry.keys.made_by)
     broken = [fault for fault in found if "before entries were signed" not in fault]
     if was_signed(registry, model) or any(entry.key for entry in entries) or broken:
         raise CheckFailed(f"the log of '{model}' was signed once, or is not as it was written: it was changed, and "

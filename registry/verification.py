@@ -110,7 +110,7 @@ def repair(registry: Registry, model: str, who: str) -> list[str]:
 
 def _log(registry: Registry, model: str, entries: list[Entry]) -> list[str]:
     kept = aliases.head(registry.versions, model)
-    found = faults(entries, [], registry.keys.made_by)
+    found = faults(entries, registry.keys.made_by)
     end = entries[-1].head if entries else None
     try:
         under_way = registry.history.intention(model)
