@@ -1,6 +1,6 @@
 """Judging a promotion: gather the facts about candidate and champion, each costly one once; the gates decide."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -63,12 +63,12 @@ def judge(
     gates: GateConfig,
     task: Path | None = None,
     split: str | None = None,
-    measured: Measured | None = None,
+    measured: Measured | Callable[[], Measured] | None = None,
 ) -> Judged:
     """Judge a candidate by the gates before a stage; on its way to production past staging, by those of both.
 
     champion: the version that holds the stage now. task, split: to judge by, instead of those that the gates' file
-    names. measured: the candidate's bundle, running; None: nobody measured it.
+    names. measured: the candidate's bundle, running, or what waits for it; None: nobody measured it.
 
     Raises:
         InputError: a task that was named, or the candidate's files, are at fault; an unknown split.
@@ -90,6 +90,7 @@ def judge(
 
         found = [(way, *gathered(way.task, way.split)) for way in ways]
         operation = tried.result() if tried else None
+    measured = measured() if callable(measured) else measured
     decisions = [decide(replace(facts, operation=operation, measured=measured), way) for way, _, facts in found]
     last, rows, facts = found[-1]
     return Judged(

@@ -1,6 +1,7 @@
 """`polarscore registry promote / gate / rollback / history / at`: stages change, and what was where."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,11 +194,9 @@ def _judge(
     costly = {"latency", "memory"} & set(config.production.gates.standing) if to == PRODUCTION else set()
 
     def decide(candidate: "Version", champion: "Version | None") -> Judged:
-        measured = None
-        if measure and costly:
-            with err.status("bundling and serving it, for latency and memory"):
-                measured = measure(registry, candidate)
-        with err.status("judging"):
+        # side by side: by the time that the bundle answers, the version's own trial, which takes a core, has ended
+        with err.status("judging; bundling and serving it" if costly else "judging"), ThreadPoolExecutor(1) as beside:
+            measured = beside.submit(measure, registry, candidate).result if measure and costly else None
             return judge(registry.state, registry.versions, candidate, champion, to, config, task, split, measured)
 
     return decide
