@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import numpy as np
 import psycopg
@@ -44,7 +45,7 @@ COMMANDS = {
     "show (an old version)": ["show", f"models:/{MODEL}/5"],
     "show (in production)": ["show", f"models:/{MODEL}@{PRODUCTION}"],
     "history": ["history", MODEL],
-    "at (its end)": ["at", "2999-01-01T00:00", MODEL],
+    "at (its end)": ["at", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}", MODEL],
 }
 SPEC = Spec(
     name=MODEL, classes=("ham", "spam"), sources=tuple(Source(name=name) for name in SOURCES),
