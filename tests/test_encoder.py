@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.encoder import EmbeddingCache, Encoder, default_spec, passages
+from training.embeddings import EmbeddingCache
+from training.encoder import Encoder, default_spec, passages
 from training.errors import InputError
 
 SECRET = "Marzipan-Krokodil"
@@ -119,7 +120,8 @@ def test_two_processes_share_the_cache_and_no_text_is_in_it(tmp_path):
     program = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from training.encoder import EmbeddingCache, EncoderSpec\n"
+        "from training.embeddings import EmbeddingCache\n"
+        "from training.encoder import EncoderSpec\n"
         "class Fake:\n"
         "    def encode(self, texts, progress):\n"
         "        return np.stack([np.full(4, len(text), dtype=np.float32) for text in texts])\n"

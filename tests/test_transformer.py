@@ -12,8 +12,9 @@ from transformers import BertConfig, BertModel
 from training.capacity import Budget, has_bf16
 from training.errors import InputError
 from training.finetune import FinetuneConfig, Passages, finetune, gradients
+from training.packing import padded
 from training.pareto import SCALARISERS, source_losses, uniform_weights, vote_table
-from training.reading import Reader, pools, within
+from training.reading import Reader, pools
 from training.transformer import TextHarmonizer, Transformer, make_transformer, restore_transformer
 
 WORDS = [*"abcdefgh", "causes", "cures"]
@@ -66,23 +67,23 @@ def bits(harmonizer):
 
 def test_an_entity_is_pooled_over_the_tokens_that_touch_it():
     offsets = np.array([[0, 0], [0, 4], [4, 9], [9, 12], [0, 0]])
-    found = pools(offsets, np.array([[6, 11], [0, 4], [40, 45]]))
-    assert found.tolist() == pytest.approx(np.array(
+    found = pools(offsets, np.array([5]), np.array([[[6, 11], [0, 4], [40, 45]]]))
+    assert found.T.tolist() == pytest.approx(np.array(
         [[0.2] * 5, [0, 0, 0.5, 0.5, 0], [0, 1, 0, 0, 0], [0.2] * 5]))  # the last is beyond the text as it was cut
 
 
 def test_tokens_know_their_place_in_the_raw_text():
     text = "a \udcff causes é b"  # neither a lone surrogate nor an accent shifts what follows
     tokens = small().reader(np.array([text], dtype=object), np.array([[[4, 10], [13, 14]]]))
-    assert tokens.ids == [[2, 4, 1, 12, 1, 5, 3]]
-    assert tokens.pools[0].argmax(axis=1).tolist() == [0, 3, 5] and tokens.pools[0][1:].max(axis=1).tolist() == [1, 1]
+    assert tokens.ids.tolist() == [2, 4, 1, 12, 1, 5, 3] and tokens.lengths.tolist() == [7]
+    assert tokens.pools.argmax(axis=0).tolist() == [0, 3, 5] and tokens.pools[:, 1:].max(axis=0).tolist() == [1, 1]
 
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 100))
 def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
     lengths = np.array(lengths, dtype=np.int64)
-    found = list(within(lengths, budget))
+    found = list(padded(lengths, budget))
     assert sorted(row for batch in found for row in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in found)
 
@@ -92,7 +93,7 @@ def test_what_it_says_does_not_depend_on_the_batch_nor_on_the_order():
     harmonizer = small(classes=3)
     together = harmonizer(texts, spans)
     assert together.dtype == np.float32 and np.exp(together).sum(axis=1) == pytest.approx(np.ones(20), abs=1e-6)
-    assert harmonizer(texts, spans, token_budget=1) == pytest.approx(together, abs=1e-5)
+    assert harmonizer(texts, spans, pack_tokens=1) == pytest.approx(together, abs=1e-5)
     assert harmonizer(texts[::-1], spans[::-1]) == pytest.approx(together[::-1], abs=1e-5)
     assert harmonizer(texts[:0], spans[:0]).shape == (0, 3)
 
@@ -242,7 +243,7 @@ def test_a_gpu_without_memory_gets_smaller_batches_and_the_same_steps():
                     for tokens in ("1,000", "500")]
     large_gpu = finetune(train, held_out, config, tell=said.append, start=small(dropout=0.0))
     assert len(said) == 2
-    assert small_gpu.harmonizer(*relations(9)[:2], token_budget=256) == pytest.approx(
+    assert small_gpu.harmonizer(*relations(9)[:2], pack_tokens=256) == pytest.approx(
         large_gpu.harmonizer(*relations(9)[:2]), abs=1e-3)
 
 

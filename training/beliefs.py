@@ -5,7 +5,6 @@ transformer leaves alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from training.errors import InputError
 from training.harmonizer import restore_harmonizer
 from training.transformer import KIND, TextHarmonizer, restore_transformer
 
-TOKENS, ROWS = 16_384, 65_536
+ROWS = 65_536
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 Harmonizer = nn.Module | TextHarmonizer
@@ -30,7 +29,7 @@ def beliefs_of(harmonizer: Harmonizer, texts: np.ndarray, spans: np.ndarray, enc
     transformer.
     """
     if isinstance(harmonizer, TextHarmonizer):
-        return np.exp(Budget(TOKENS).run(partial(harmonizer, texts, spans)))
+        return np.exp(harmonizer(texts, spans))
     return beliefs_in(harmonizer, encode(passages(texts, spans)))
 
 
@@ -73,13 +72,21 @@ def encoder_for(harmonizer: Harmonizer, spec: EncoderSpec, device: str) -> Encod
         InputError: another encoder is installed than the one it was trained with, or none.
     """
     if isinstance(harmonizer, TextHarmonizer):
-        found, encode = EncoderSpec(spec.name, locate(spec.name)[1], spec.width), _no_vectors
-    else:
-        encoder = Encoder(spec.name, device)
-        found, encode = encoder.spec, encoder.encode
+        refuse_other(EncoderSpec(spec.name, locate(spec.name)[1], spec.width), spec)
+        return _no_vectors
+    encoder = Encoder(spec.name, device)
+    refuse_other(encoder.spec, spec)
+    return encoder.encode
+
+
+def refuse_other(found: EncoderSpec, spec: EncoderSpec) -> None:
+    """Refuse an encoder that is not the one that a version was trained with.
+
+    Raises:
+        InputError: says which one is needed.
+    """
     if found != spec:
         raise InputError(f"the version was trained on {spec}. Found {found}; install the one that it needs.")
-    return encode
 
 
 def _no_vectors(texts: Sequence[str]) -> np.ndarray:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from training.capacity import Budget, in_bf16
 from training.errors import InputError
+from training.packing import padded
 from training.pareto import SCALARISERS
-from training.reading import within
 from training.transformer import TextHarmonizer, make_transformer
 
 Combine = Callable[[Tensor, Tensor], Tensor]
@@ -202,7 +202,7 @@ def gradients(harmonizer: TextHarmonizer, rows: Passages, combine: Combine, scal
     network.zero_grad(set_to_none=True)
     read = harmonizer.reader(rows.texts, rows.spans)
     met = np.empty(rows.table.shape, dtype=np.float32)
-    for part in within(read.lengths, tokens):
+    for part in padded(read.lengths, tokens):
         with in_bf16(device.type):
             log_h = network(read.batch(part, str(device)))
         table = torch.from_numpy(rows.table[part]).float().to(device)

@@ -18,7 +18,8 @@ from training.audit_plan import NOTHING, Plan
 from training.audit_result import UNCHANGED, Guarantee, Recalibration
 from training.calibration import Measures, measures
 from training.cautions import warnings_of
-from training.encoder import DEFAULT_ENCODER, EmbeddingCache, Encoder, best_device, default_spec, passages
+from training.embeddings import EmbeddingCache
+from training.encoder import DEFAULT_ENCODER, Encoder, best_device, default_spec, passages
 from training.errors import InputError
 from training.figures import front_figure, histogram_figure, reliability_figure, risk_coverage_figure, weights_figure
 from training.fit import Epoch, FitConfig, check

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.capacity import in_bf16
-from training.encoder import DEFAULT_ENCODER, locate
+from training.encoder import DEFAULT_ENCODER, fast_tokenizer, locate
 from training.errors import InputError
-from training.reading import Batch, Reader, within
+from training.reading import Batch, Reader
+from training.running import Runner, ahead
 
 KIND = "transformer"
 """The kind of harmonizer that a version of it is."""
@@ -35,8 +35,11 @@ class Transformer(nn.Module):
         """Log-probabilities (n, classes)."""
         states = self.encoder(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
-            pooled = (batch.pools @ states.float()).flatten(1)
-            return self.out(self.dropout(pooled)).log_softmax(dim=1)
+            return self.judge(batch.pools @ states.float())
+
+    def judge(self, pooled: Tensor) -> Tensor:
+        """Pooled states (n, 1 + entities, width) float32 to log-probabilities (n, classes)."""
+        return self.out(self.dropout(pooled.flatten(1))).log_softmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ class TextHarmonizer:
     network: Transformer
     reader: Reader = field(repr=False)
 
-    def __call__(self, texts: np.ndarray, spans: np.ndarray, token_budget: int = 16_384) -> np.ndarray:
+    def __call__(self, texts: np.ndarray, spans: np.ndarray, pack_tokens: int | None = None) -> np.ndarray:
         """Log-probabilities (n, classes) float32; they depend on the batch only by rounding.
 
         texts: (n,) strings. spans: (n, entities, 2), the number of entities being the one trained with.
-        token_budget: tokens a batch may hold, the padding included.
+        pack_tokens: of one pass; what suits the device, unless given.
 
         Raises:
             InputError: another number of entities.
@@ -58,17 +61,13 @@ class TextHarmonizer:
         if spans.shape[1] != self.network.entities:
             raise InputError(f"a text should come with {self.network.entities} spans, one an entity, as this "
                              f"transformer was trained. Found {spans.shape[1]}.")
-        device = self.network.out.weight.device
-        found = np.empty((len(texts), self.network.out.out_features), dtype=np.float32)
-        order = np.argsort(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)), kind="stable")
+        none = np.empty((0, self.network.out.out_features), dtype=np.float32)
+        return np.concatenate([none, *self.runner(pack_tokens).over(ahead(self.reader, texts, spans))])
+
+    def runner(self, pack_tokens: int | None = None) -> Runner:
+        """What runs the network, with its present weights, over tokens of its `reader`: log-probabilities."""
         self.network.eval()
-        with torch.inference_mode(), in_bf16(device.type):
-            for start in range(0, len(order), 4096):
-                rows = order[start : start + 4096]
-                tokens = self.reader(texts[rows], spans[rows])
-                for part in within(tokens.lengths, token_budget):
-                    found[rows[part]] = self.network(tokens.batch(part, str(device))).float().cpu().numpy()
-        return found
+        return Runner(self.network.encoder, str(self.network.out.weight.device), self.network.judge, pack_tokens)
 
 
 def make_transformer(entities: int, classes: int, seed: int, name: str = DEFAULT_ENCODER) -> TextHarmonizer:
@@ -110,10 +109,7 @@ def restore_transformer(
 def _reader(name: str) -> Reader:
     from transformers import AutoTokenizer
 
-    tokenizer = getattr(_quietly(name, AutoTokenizer.from_pretrained), "backend_tokenizer", None)
-    if tokenizer is None:
-        raise InputError(f"the encoder '{name}' has no fast tokenizer, which tells where a token is in the text.")
-    return Reader(tokenizer)
+    return Reader(fast_tokenizer(_quietly(name, AutoTokenizer.from_pretrained), name))
 
 
 def _quietly(name: str, load: Any) -> Any:
