@@ -1,11 +1,11 @@
-"""`polarscore monitor`: reports, alarms and samples, from the command line."""
+"""`polarscore monitor`: reports, alarms and samples, from the command line; and `polarscore forget`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from training.errors import CheckFailed
+from training.errors import CheckFailed, InputError
 from training.printing import OPTIONS, AsJson, columns, err, figure, list_commands, moment, out, print_json, say
 from training.state import State
 
@@ -106,3 +106,37 @@ def _ui(
     from monitoring.watch import serve_reports
 
     serve_reports(State.from_environment(), port, lambda: say(f"http://127.0.0.1:{port}"))
+
+
+def forget(
+    ids: Annotated[list[str] | None, typer.Argument(
+        metavar="[ID]…", help="Ids of items, or score_ids.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option(
+        "--file", metavar="FILE", help="Also those in its column id or score_id: .jsonl, .csv, .parquet.")] = None,
+    older_than: Annotated[float | None, typer.Option(
+        "--older-than", metavar="DAYS", min=0, help="Also every score made more than so many days ago.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Erase scores and their labels for good, and what is kept of their texts.
+
+    From the prediction store, the journal of a service and the embedding cache of this state folder.
+    """
+    from monitoring.forgetting import Places, journal_of, read_ids
+    from monitoring.forgetting import forget as run_forget
+    from monitoring.store import Store
+
+    names = [*(ids or []), *(read_ids(file) if file else [])]
+    if not names and older_than is None:
+        raise InputError("name what to forget: ids, --file FILE or --older-than DAYS.")
+    if older_than is not None and not older_than < 36_500:
+        raise InputError("--older-than should be a number of days below 36500.")
+    state = State.from_environment().prepare()
+    with Store(state.database_url) as store, err.status("erasing"):
+        done = run_forget(names, Places(store, journal_of(state), state.embeddings), older_than)
+    if as_json:
+        print_json(done.as_json())
+        return
+    say(f"erased {done.scores} scores, {done.labels} labels and {done.vectors} vectors of texts")
+    if done.all_vectors:
+        say("of some scores neither text nor hash was kept, so it cannot be told which vectors were theirs: the whole "
+            "embedding cache is erased, and texts are encoded again when they come")

@@ -51,38 +51,70 @@ def resolve(
     Raises:
         InputError: a row that names no kept score, or a label that is no class of the score's model.
     """
-    by_score = _known(connection, SCORES.c.score_id, {row.score_id for row in rows}, model)
-    by_item = _known(connection, SCORES.c.item_id, {row.id for row in rows}, model)
+    by_score, by_item = known(connection, rows, model)
     for row in rows:
-        if (row.score_id is None) == (row.id is None):
-            raise InputError("a row of feedback should name either a score_id or an id. "
-                             f"Found {'neither' if row.id is None else 'both'}. Nothing was written.")
-        found = by_score.get(str(row.score_id)) if row.id is None else by_item.get(row.id)
-        if found is None:
-            of = "" if model is None else f" of model '{model}'"
-            raise InputError(f"feedback names {_named(row)}, of which no score{of} is kept. "
-                             "Nothing was written.")
+        check_named(row)
+        found = named(row, by_score, by_item)
+        if not found:
+            raise unknown(row, model)
         for score_id, classes in found:
-            yield score_id, _class(row, classes)
+            yield score_id, class_of(row, classes)
 
 
-def _known(
-    connection: sa.Connection, column: sa.Column[Any], keys: set[str | None], model: str | None
-) -> Known:
-    wanted = sorted(key for key in keys if key is not None)
-    found: Known = {}
-    for start in range(0, len(wanted), CHUNK):
-        query = (sa.select(column, SCORES.c.score_id, SCORES.c.probabilities)
-                 .where(column.in_(wanted[start : start + CHUNK]))
-                 .order_by(SCORES.c.score_id))
-        if model is not None:
-            query = query.where(SCORES.c.model == model)
-        for key, score_id, probabilities in connection.execute(query):
-            found.setdefault(key, []).append((score_id, list(probabilities)))
-    return found
+def known(
+    connection: sa.Connection, rows: Sequence[Feedback], model: str | None, held: bool = False
+) -> tuple[Known, Known]:
+    """The kept scores that rows name: by score_id, and by id. Scores in the dark are labelled with the served one.
+
+    held: until the transaction ends, nobody erases them.
+    """
+    def found(column: sa.Column[Any], keys: set[str | None]) -> Known:
+        wanted = sorted(key for key in keys if key is not None)
+        known: Known = {}
+        for start in range(0, len(wanted), CHUNK):
+            query = (sa.select(column, SCORES.c.score_id, SCORES.c.probabilities)
+                     .where(column.in_(wanted[start : start + CHUNK]), SCORES.c.shadow_of.is_(None))
+                     .order_by(SCORES.c.score_id))
+            if model is not None:
+                query = query.where(SCORES.c.model == model)
+            if held:
+                query = query.with_for_update(read=True, key_share=True)
+            for key, score_id, probabilities in connection.execute(query):
+                known.setdefault(key, []).append((score_id, list(probabilities)))
+        return known
+
+    return (found(SCORES.c.score_id, {row.score_id for row in rows}),
+            found(SCORES.c.item_id, {row.id for row in rows}))
 
 
-def _class(row: Feedback, classes: list[str]) -> str:
+def named(row: Feedback, by_score: Known, by_item: Known) -> list[tuple[str, list[str]]]:
+    """Those of the scores that a row names; none where it names no kept one."""
+    return by_score.get(str(row.score_id), []) if row.id is None else by_item.get(row.id, [])
+
+
+def check_named(row: Feedback) -> None:
+    """Refuse a row that names not exactly one thing.
+
+    Raises:
+        InputError: it does.
+    """
+    if (row.score_id is None) == (row.id is None):
+        raise InputError("a row of feedback should name either a score_id or an id. "
+                         f"Found {'neither' if row.id is None else 'both'}. Nothing was written.")
+
+
+def unknown(row: Feedback, model: str | None) -> InputError:
+    """What to say of a row that names no kept score."""
+    of = "" if model is None else f" of model '{model}'"
+    return InputError(f"feedback names {_named(row)}, of which no score{of} is kept. Nothing was written.")
+
+
+def class_of(row: Feedback, classes: Sequence[str]) -> str:
+    """The class that a row's label means.
+
+    Raises:
+        InputError: none of them.
+    """
     code = ABSTAIN if isinstance(row.label, bool) else class_codes(classes).get(row.label, ABSTAIN)
     if code == ABSTAIN:
         raise InputError(f"the feedback for {_named(row)} says {str(row.label)[:60]!r}, which is no class. "

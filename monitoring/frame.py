@@ -12,6 +12,7 @@ COLUMNS = (
     "score_id", "item_id", "created_at", "model", "version", "risk", "answer", "harmonizer_answer",
     "text_length", "sources_voting", "agreement", "votes_used", "label", "labelled_at", "error",
 )
+SERVING = "serving"
 _KEPT = tuple(name for name in COLUMNS if name in SCORES.c)
 
 
@@ -28,12 +29,12 @@ def read_frame(
     )
     query = (
         sa.select(*(SCORES.c[name] for name in _KEPT), SCORES.c.votes, known.c.label, known.c.labelled_at)
-        .join_from(SCORES, known, SCORES.c.score_id == known.c.score_id, isouter=True)
+        .join_from(SCORES, known, sa.func.coalesce(SCORES.c.shadow_of, SCORES.c.score_id) == known.c.score_id,
+                   isouter=True)
         .where(SCORES.c.model == model)
         .order_by(SCORES.c.created_at, SCORES.c.score_id)
     )
-    if version is not None:
-        query = query.where(SCORES.c.version == version)
+    query = query.where(SCORES.c.role == SERVING if version is None else SCORES.c.version == version)
     if since is not None:
         query = query.where(SCORES.c.created_at >= since)
     rows = connection.execute(query).all()

@@ -1,20 +1,23 @@
 """The prediction store: scored answers and what people found out about them, on SQLite or PostgreSQL."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import NamedTuple
 
 import pandas as pd
 import sqlalchemy as sa
 
-from monitoring.feedback import resolve
+from monitoring.erasure import CHUNK, Erased, erase_before, erase_named
+from monitoring.feedback import known, named, resolve
 from monitoring.frame import COLUMNS, read_frame
-from monitoring.tables import FEEDBACK, SCORES, Feedback, ScoredAnswer
-from registry.database import connect, now
+from monitoring.merging import merge
+from monitoring.tables import FEEDBACK, SCORES, Feedback, ScoredAnswer, TakenFeedback
+from registry.database import connect, now, sqlite_file
 from training.errors import InputError
 
-__all__ = ["COLUMNS", "Feedback", "ModelCount", "ScoredAnswer", "Store"]
+__all__ = ["COLUMNS", "Feedback", "ModelCount", "ScoredAnswer", "Store", "validate"]
 
 
 class ModelCount(NamedTuple):
@@ -45,8 +48,7 @@ class Store:
         Raises:
             InputError: a risk that is no probability, an answer or vote that is no class, a score_id in use.
         """
-        for row in rows:
-            _validate(row)
+        validate(rows)
         if not rows:
             return
         try:
@@ -63,7 +65,7 @@ class Store:
         model: names are looked up among this model's scores only.
 
         Returns:
-            How many scores got a label.
+            How many scores got a label, those in the dark beside them not counted.
 
         Raises:
             InputError: an unknown score or id, or a label that is no class of the score's model; names it.
@@ -76,9 +78,67 @@ class Store:
                 connection.execute(sa.insert(FEEDBACK), labels)
         return len({label["score_id"] for label in labels})
 
-    def frame(self, model: str, version: str | None = None, since: datetime | None = None) -> pd.DataFrame:
-        """One row a score in the order of scoring, with the columns `COLUMNS`; version None: of all versions.
+    def merge(self, scores: Sequence[ScoredAnswer], taken: Sequence[TakenFeedback]) -> list[str]:
+        """Keep valid scores and accepted feedback, each once however often it comes: all or, if one fails, none.
 
+        Scores made before their id was forgotten are left out.
+
+        Returns:
+            The uids of feedback of which no score is kept.
+
+        Raises:
+            SQLAlchemyError: the database is away, or refuses a row.
+        """
+        with self._writing() as connection:
+            return merge(connection, scores, taken)
+
+    def look_up(self, row: Feedback, model: str) -> dict[str, list[str]]:
+        """The scores that a row of feedback names, and the classes of each."""
+        with self._engine.connect() as connection:
+            return dict(named(row, *known(connection, [row], model)))
+
+    def erase_older(self, days: float, most: int | None = None) -> int:
+        """Erase scores made more than so many days ago, and their labels, the oldest first: how many scores.
+
+        most: stop once so many are erased, or a few more.
+        """
+        moment, total = now() - timedelta(days=days), 0
+        while most is None or total < most:
+            with self._writing() as connection:
+                erased = len(erase_before(connection, moment).scores)
+            total += erased
+            if erased < CHUNK:
+                break
+        return total
+
+    @contextmanager
+    def erasing(self, names: Sequence[str], at: datetime) -> Iterator[Erased]:
+        """Erase by id and score_id, for good once the block is left without an error; nobody writes meanwhile."""
+        with self._writing(alone=True) as connection:
+            yield erase_named(connection, names, at)
+
+    @contextmanager
+    def erasing_before(self, moment: datetime) -> Iterator[Erased]:
+        """Erase a few of the oldest scores made before, for good once the block is left without an error."""
+        with self._writing(alone=True) as connection:
+            yield erase_before(connection, moment)
+
+    def scrub(self) -> bool:
+        """Rewrite a SQLite file, so that it holds nothing that was erased; False if a reader kept us from it.
+
+        A server's files are its own matter.
+        """
+        if sqlite_file(self._engine) is None:
+            return True
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+            return connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar() == 0
+
+    def frame(self, model: str, version: str | None = None, since: datetime | None = None) -> pd.DataFrame:
+        """One row a score in the order of scoring, with the columns `COLUMNS`.
+
+        version None: what was served by any version. Of one version, its scores in the dark are in, too, labelled
+        by the feedback on the scores that were served instead.
         sources_voting: how many sources voted. agreement: the share of those that say what the LLM said, NaN
         without an answer or votes. label: the latest feedback, None without; labelled_at: when it came.
         error: 1.0 where the answer is wrong, 0.0 where it is right, NaN where that is not known, and at all but
@@ -99,6 +159,19 @@ class Store:
         """Give the connections back."""
         self._engine.dispose()
 
+    @contextmanager
+    def _writing(self, alone: bool = False) -> Iterator[sa.Connection]:
+        """A transaction that sees what all those before it wrote. alone: no other one of these writes meanwhile."""
+        with self._engine.connect() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA secure_delete = ON")
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                mode = "SHARE ROW EXCLUSIVE" if alone else "ROW EXCLUSIVE"
+                connection.exec_driver_sql(f"LOCK TABLE scores IN {mode} MODE")
+            yield connection
+            connection.commit()
+
     def __enter__(self) -> "Store":
         return self
 
@@ -108,16 +181,27 @@ class Store:
         self.close()
 
 
-def _validate(row: ScoredAnswer) -> None:
-    def refusal(expected: str) -> InputError:
-        return InputError(f"the score of item '{row.item_id}' should have {expected}. Nothing was written.")
+def validate(rows: Sequence[ScoredAnswer]) -> None:
+    """Refuse rows that cannot be kept.
 
+    Raises:
+        InputError: a risk that is no probability, an answer or vote that is no class; names the item.
+    """
+    for row in rows:
+        if expected := _fault(row):
+            raise InputError(f"the score of item '{row.item_id}' should have {expected}. Nothing was written.")
+
+
+def _fault(row: ScoredAnswer) -> str | None:
     if (row.risk is None) != (row.answer is None):
-        raise refusal("a risk exactly where it has an answer")
+        return "a risk exactly where it has an answer"
     if row.risk is not None and not 0 <= row.risk <= 1:
-        raise refusal(f"a risk between 0 and 1, found {row.risk}")
+        return f"a risk between 0 and 1, found {row.risk}"
     if not all(0 <= p <= 1 for p in row.probabilities.values()):
-        raise refusal("probabilities between 0 and 1")
+        return "probabilities between 0 and 1"
     said = {row.harmonizer_answer, *row.votes.values(), *([] if row.answer is None else [row.answer])}
     if not said <= row.probabilities.keys():
-        raise refusal("its answers and votes among the classes of its probabilities")
+        return "its answers and votes among the classes of its probabilities"
+    if (row.role == "shadow") != (row.shadow_of is not None) or row.role not in ("serving", "shadow"):
+        return "the role 'serving', or 'shadow' with the score_id of the score that was served"
+    return None

@@ -12,6 +12,9 @@ from registry.schema import is_current, migrate
 from training.errors import InputError
 
 WAIT_S = 30  # how long an opener or a writer waits for another
+SERVER = {"connect_timeout": 10, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3,
+          "tcp_user_timeout": 20_000}
+"""For libpq, unless the URL says otherwise; seconds and, the last, milliseconds. So a dead network is noticed."""
 SCHEMA_LOCK = 7_036_527  # any number that nobody else takes: the key of PostgreSQL's advisory lock
 
 
@@ -49,7 +52,8 @@ def connect(url: str, migrating: bool = False) -> sa.Engine:
     """
     parsed = _parse(url)
     on_server = parsed.get_backend_name() == "postgresql"
-    engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=on_server)
+    told = {key: value for key, value in SERVER.items() if key not in parsed.query} if on_server else {}
+    engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=on_server, connect_args=told)
     file = _file(parsed)
     if not on_server:
         sa.event.listen(engine, "connect", _set_up_sqlite)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from registry.chain import Entry
 from registry.database import UtcDateTime, connect, sqlite_file
-from registry.stages import MOVES, PRODUCTION
+from registry.stages import MOVES, PRODUCTION, STAGING
 from training.errors import CheckFailed, InputError
 
 METADATA = sa.MetaData()
@@ -251,6 +251,19 @@ def in_production_by_log(engine: sa.Engine, model: str) -> Entry | None:
     with engine.connect() as connection:
         row = connection.execute(query).mappings().first()
     return Entry(**row) if row else None
+
+
+def in_staging_by_log(engine: sa.Engine, model: str) -> Entry | None:
+    """The entry that put a version into staging, where it still is; None: none is. As the database has it."""
+    log = STAGE_LOG.c
+    moves = sa.select(*_FIELDS).where(log.model == model, log.action.in_(MOVES)).order_by(log.seq.desc())
+    with engine.connect() as connection:
+        row = connection.execute(moves.where(log.to_stage == STAGING).limit(1)).mappings().first()
+        if row is None:
+            return None
+        left = connection.execute(moves.where(log.seq > row["seq"], sa.or_(
+            log.version == row["version"], log.replaced == row["version"])).limit(1)).first()
+    return None if left else Entry(**row)
 
 
 def _intention(connection: sa.Connection, model: str) -> Entry | None:

@@ -7,7 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from monitoring import tables
-from monitoring.store import Store
+from monitoring.store import Feedback, Store
 from registry import history
 from registry.chain import faults
 from registry.database import connect
@@ -32,14 +32,29 @@ def engine_of(url):
     return sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
 
 
+def as_then(table, columns, metadata):
+    """The table as it was when it had so many columns."""
+    there = [sa.Column(c.name, c.type, *(sa.ForeignKey(key.target_fullname) for key in c.foreign_keys),
+                       primary_key=c.primary_key, nullable=c.nullable) for c in list(table.c)[:columns]]
+    names = {column.name for column in there}
+    return sa.Table(table.name, metadata, *there, *(
+        sa.Index(index.name, *(column.name for column in index.columns)) for index in table.indexes
+        if {column.name for column in index.columns} <= names and index.name != "ix_scores_created_at"))
+
+
 def made_by_0_2_0(url):
     """The tables as `create_all` of polarscore 0.2.0 left them."""
-    engine, names = engine_of(url), [column.name for column in history.STAGE_LOG.c][:11]
-    log = sa.Table("stage_log", sa.MetaData(), *(sa.Column(c.name, c.type, primary_key=c.primary_key, index=c.index,
-                                                           nullable=c.nullable)
-                                                 for c in history.STAGE_LOG.c if c.name in names))
-    tables.METADATA.create_all(engine)
-    log.create(engine)
+    engine, metadata = engine_of(url), sa.MetaData()
+    log = as_then(history.STAGE_LOG, 11, metadata)
+    scores, feedback = as_then(tables.SCORES, 13, metadata), as_then(tables.FEEDBACK, 4, metadata)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(scores), {
+            "score_id": "s1", "item_id": "a", "created_at": datetime(2026, 11, 20, tzinfo=UTC), "model": "mail",
+            "version": "1", "answer": "spam", "harmonizer_answer": "ham", "risk": 0.5,
+            "probabilities": {"spam": 0.4, "ham": 0.6}, "votes": {}, "votes_used": False, "text_length": 3})
+        connection.execute(sa.insert(feedback), {"score_id": "s1", "label": "ham",
+                                                 "created_at": datetime(2026, 11, 21, tzinfo=UTC)})
     with engine.begin() as connection:
         for entry, who, action, model, number, old, new, replaced, why, gates in OLD:
             connection.execute(sa.insert(log), {
@@ -80,6 +95,20 @@ def test_a_migration_keeps_the_log_and_links_it(url, tmp_path):
             "migrate"]
         assert log.moves("mail")[1].version == 2 and log.models() == ["mail", "spam"]
     connect(url, migrating=True).dispose()  # once more does no harm
+
+
+def test_a_migration_keeps_scores_and_feedback_which_were_all_served(url):
+    made_by_0_2_0(url)
+    connect(url, migrating=True).dispose()
+    with Store(url) as store:
+        (row,) = store.frame("mail").to_dict("records")
+        assert (row["score_id"], row["label"], row["error"]) == ("s1", "ham", 1.0)
+        assert store.add_feedback([Feedback("spam", id="a")]) == 1
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT role, shadow_of, text_hash FROM scores")).one() == (
+            "serving", None, None)
+    engine.dispose()
 
 
 def test_a_database_of_a_newer_polarscore_is_refused(url):

@@ -7,8 +7,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 
 from monitoring.store import COLUMNS, Feedback, ScoredAnswer, Store
+from monitoring.tables import TakenFeedback
 from training.errors import InputError
 
 CLASSES = ("spam", "ham", "other")  # not in the order of the alphabet: an index is a place here
@@ -104,6 +106,33 @@ def test_one_bad_row_and_nothing_is_written(store, bad, found):
     with pytest.raises(InputError, match=found):
         store.add_feedback([Feedback("ham", id="a"), bad])
     assert store.frame("mail")["label"].isna().all()
+
+
+def test_scores_in_the_dark_are_seen_of_their_version_alone_and_labelled_with_what_was_served(store):
+    served = scored("a", version="1")
+    dark = scored("a", version="2", answer="ham", role="shadow", shadow_of=served.score_id)
+    store.add_scores([served, dark, scored("b", at=1, version="2")])
+    assert store.frame("mail")["item_id"].tolist() == ["a", "b"]
+    assert store.frame("mail", "1")["score_id"].tolist() == [served.score_id]
+    assert dark.score_id in store.frame("mail", "2")["score_id"].tolist()
+    for row in (Feedback("ham", score_id=served.score_id), Feedback("ham", id="a")):
+        assert store.add_feedback([row]) == 1
+        assert store.frame("mail", "1")["error"].tolist() == [1.0]
+        assert store.frame("mail", "2").set_index("score_id")["error"].dropna().to_dict() == {dark.score_id: 0.0}
+    with pytest.raises(InputError, match="no score is kept"):
+        store.add_feedback([Feedback("ham", score_id=dark.score_id)])
+
+
+def test_what_is_merged_twice_is_kept_once(store):
+    rows = [scored("a"), scored("b")]
+    taken = [TakenFeedback(f"u{n}", Feedback(label, id="a"), "mail") for n, label in enumerate(("ham", "other"))]
+    lost = TakenFeedback("lost", Feedback("ham", id="nobody"), "mail")
+    for _ in range(2):
+        assert store.merge(rows, [*taken, lost]) == ["lost"]
+        assert store.frame("mail").set_index("item_id")["label"].to_dict() == {"a": "other", "b": None}
+    with store._engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM feedback")).scalar() == 2
+    assert store.merge([], []) == []
 
 
 def test_many_keys_fit_in_one_call(store):

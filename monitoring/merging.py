@@ -1,0 +1,82 @@
+"""From a journal into the store: rows that may come twice are kept once, and what was forgotten stays away."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from monitoring.feedback import class_of, known, named
+from monitoring.tables import FEEDBACK, FORGOTTEN, SCORES, ScoredAnswer, TakenFeedback
+from training.errors import InputError
+
+INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def merge(connection: sa.Connection, scores: Sequence[ScoredAnswer], taken: Sequence[TakenFeedback]) -> list[str]:
+    """Keep scores, then feedback; a score_id or a label that is kept already stays as it is.
+
+    The caller's transaction is one that `Store.writing` gave. Scores that were made before one of their ids was
+    forgotten are left out.
+
+    Returns:
+        The uids of feedback that names no score that is kept (any more).
+    """
+    fresh = _not_forgotten(connection, scores)
+    if fresh:
+        connection.execute(_once(connection, SCORES), [dict(vars(row)) for row in fresh])
+    labels, lost = [], []
+    for model, rows in _by_model(taken).items():
+        by_score, by_item = known(connection, [each.row for each in rows], model, held=True)
+        for each in rows:
+            said = _labels(each, named(each.row, by_score, by_item))
+            labels += said
+            lost += [] if said else [each.uid]
+    if labels:
+        connection.execute(_once(connection, FEEDBACK), labels)
+    return lost
+
+
+def key_of(name: str) -> str:
+    """Under which an id is remembered as forgotten."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _not_forgotten(connection: sa.Connection, scores: Sequence[ScoredAnswer]) -> list[ScoredAnswer]:
+    if not scores:
+        return []
+    since = min(row.created_at for row in scores)
+    at = {row.key: row.at for row in connection.execute(sa.select(FORGOTTEN).where(FORGOTTEN.c.at >= since))}
+    if not at:
+        return list(scores)
+
+    def forgotten(row: ScoredAnswer) -> bool:
+        moments = (at.get(key_of(name)) for name in (row.item_id, row.score_id, row.shadow_of) if name is not None)
+        return any(moment is not None and row.created_at <= moment for moment in moments)
+
+    return [row for row in scores if not forgotten(row)]
+
+
+def _labels(taken: TakenFeedback, scores: Iterable[tuple[str, list[str]]]) -> list[dict[str, object]]:
+    labels = []
+    for score_id, classes in scores:
+        try:
+            label = class_of(taken.row, classes)
+        except InputError:  # a version of other classes has scored the item since
+            continue
+        labels.append({"uid": f"{taken.uid}:{score_id}", "score_id": score_id, "label": label,
+                       "created_at": taken.created_at})
+    return labels
+
+
+def _by_model(taken: Sequence[TakenFeedback]) -> dict[str, list[TakenFeedback]]:
+    grouped = defaultdict(list)
+    for each in taken:
+        grouped[each.model].append(each)
+    return grouped
+
+
+def _once(connection: sa.Connection, table: sa.Table) -> Any:
+    return INSERT[connection.dialect.name](table).on_conflict_do_nothing()

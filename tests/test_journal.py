@@ -1,0 +1,465 @@
+import json
+import logging
+import sqlite3
+import stat
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from monitoring import draining
+from monitoring.draining import at_fault
+from monitoring.journal import Journal, JournalAway, JournalFull, StoreAway
+from monitoring.journal_file import JournalFile, score_of
+from monitoring.patience import Patience
+from monitoring.store import Feedback, Store
+from tests import kills
+from training.errors import InputError
+
+SECRET = "Marzipan-Krokodil"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres_url")
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture
+def store(url):
+    with Store(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A store on SQLite, for what does not depend on the database."""
+    with Store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+def open_journal(tmp_path):
+    opened = []
+
+    def make(store, **settings):
+        opened.append(Journal(tmp_path / "journal.db", store, **settings))
+        return opened[-1]
+
+    yield make
+    for journal in opened:
+        journal.close(0)
+
+
+class Away:
+    """A store whose database is away until it is told otherwise; counts how often it is asked."""
+
+    def __init__(self, store):
+        self.store, self.away, self.asked = store, True, Counter()
+
+    def __getattr__(self, name):
+        def ask(*arguments, **keywords):
+            self.asked[name] += 1
+            if self.away:
+                raise sa.exc.OperationalError(SECRET, {}, Exception(SECRET))
+            return getattr(self.store, name)(*arguments, **keywords)
+
+        return ask
+
+
+def scored(number, item_id=None, **changes):
+    return kills.scored(f"s{number}", item_id or f"item {number}", **changes)
+
+
+def drained(journal):
+    while journal.drain():
+        pass
+
+
+def rows_of(store):
+    with store._engine.connect() as connection:
+        return connection.execute(sa.text("SELECT * FROM scores ORDER BY score_id")).mappings().all()
+
+
+def labels_of(store):
+    with store._engine.connect() as connection:
+        return connection.execute(sa.text("SELECT score_id, label FROM feedback ORDER BY feedback_id")).all()
+
+
+def test_what_the_journal_brings_is_what_the_store_would_have_kept(store, open_journal, tmp_path):
+    moment = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
+    rows = [scored(1, created_at=moment, text=f"{SECRET} ü\n", text_hash="ab", decision="accept"),
+            scored(2, created_at=moment, answer=None, risk=None, votes={}),
+            scored(3, created_at=moment, risk=1 / 3, role="shadow", shadow_of="s1", version="2")]
+    journal = open_journal(store)
+    journal.add_scores(rows)
+    assert (journal.waiting, rows_of(store)) == (3, [])
+    drained(journal)
+    with Store(f"sqlite:///{tmp_path / 'other.db'}") as other:
+        other.add_scores(rows)
+        expected = [dict(row) for row in rows_of(other)]
+        assert store.frame("mail").equals(other.frame("mail"))
+    found = [dict(row) for row in rows_of(store)]
+    for row in (*found, *expected):
+        del row["created_at"]  # of other types: the frames compare them
+        row["votes_used"] = bool(row["votes_used"])
+        row |= {key: json.loads(row[key]) if isinstance(row[key], str) else row[key]
+                for key in ("probabilities", "votes")}
+    assert found == expected
+    assert journal.waiting == 0
+
+
+def test_the_thread_drains_what_comes_and_what_an_earlier_process_left(store, open_journal):
+    open_journal(store).add_scores([scored(1)])
+    journal = open_journal(store)
+    journal.start()
+    journal.add_scores([scored(2)])
+    journal.add_feedback(Feedback("b", score_id="s2"), "mail")
+    until = time.monotonic() + 10
+    while journal.waiting and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [row["score_id"] for row in rows_of(store)] == ["s1", "s2"]
+    assert labels_of(store) == [("s2", "b")]
+    assert journal.close() == 0
+    with pytest.raises(JournalAway):
+        journal.add_scores([scored(3)])
+
+
+def test_threads_write_at_once(plain, open_journal):
+    journal = open_journal(plain)
+    journal.start()
+    threads = [threading.Thread(target=lambda start=start: [
+        journal.add_scores([scored(1000 * start + n) for n in range(m, m + 5)]) for m in range(0, 100, 5)])
+        for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert journal.close(30) == 0 and len(rows_of(plain)) == 800
+
+
+@pytest.mark.parametrize("changes", [{"risk": 1.2}, {"risk": float("nan")}, {"answer": "eggs"}, {"role": "shadow"},
+                                     {"shadow_of": "s1"}, {"role": "spectator"}])
+def test_a_score_at_fault_is_refused_with_all_beside_it(plain, open_journal, changes):
+    journal = open_journal(plain)
+    with pytest.raises(InputError, match="the score of item 'item 2'"):
+        journal.add_scores([scored(1), scored(2, **changes)])
+    assert journal.waiting == 0
+
+
+def test_a_score_id_is_taken_once(store, open_journal):
+    journal = open_journal(store)
+    journal.add_scores([scored(1)])
+    with pytest.raises(InputError, match="Nothing was written"):
+        journal.add_scores([scored(2), scored(1)])
+    drained(journal)
+    journal.add_scores([scored(1, risk=0.75), scored(2)])
+    drained(journal)
+    assert [(row["score_id"], row["risk"]) for row in rows_of(store)] == [("s1", 0.25), ("s2", 0.25)]
+
+
+def test_rows_come_once_where_the_process_dies_before_it_removes_them(store, open_journal, monkeypatch):
+    journal = open_journal(store)
+    journal.add_scores([scored(1), scored(2)])
+    journal.add_feedback(Feedback("b", score_id="s1"), "mail")
+    journal.add_feedback(Feedback("c", score_id="s1"), "mail")
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFile, "remove", lambda *arguments: (_ for _ in ()).throw(sqlite3.OperationalError("gone")))
+        with pytest.raises(sqlite3.OperationalError):
+            journal.drain()
+    assert journal.waiting == 4 and len(rows_of(store)) == 2
+    drained(journal)
+    assert len(rows_of(store)) == 2 and labels_of(store) == [("s1", "b"), ("s1", "c")]
+
+
+def test_scoring_goes_on_while_the_database_is_away_and_both_ends_are_logged_once(plain, open_journal, monkeypatch,
+                                                                                 caplog):
+    caplog.set_level(logging.INFO, "bentoml.polarscore")
+    monkeypatch.setattr(draining, "AGAIN_S", (0.02, 0.05))
+    away = Away(plain)
+    journal = open_journal(away)
+    journal.start()
+    for number in range(20):
+        journal.add_scores([scored(number, text=SECRET)])
+        time.sleep(0.01)
+    assert away.asked["merge"] > 2 and journal.away and journal.waiting == 20
+    away.away = False
+    until = time.monotonic() + 10
+    while journal.waiting and time.monotonic() < until:
+        time.sleep(0.01)
+    assert journal.close() == 0 and len(rows_of(plain)) == 20 and not journal.away
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 and "cannot be written (Exception)" in lines[0] and "is back" in lines[1]
+    assert SECRET not in caplog.text
+
+
+def test_closing_while_the_database_is_away_leaves_the_rows_to_the_next_one(plain, open_journal):
+    journal = open_journal(Away(plain))
+    journal.start()
+    journal.add_scores([scored(1), scored(2)])
+    began = time.monotonic()
+    assert journal.close(0.3) == 2 and time.monotonic() - began < 3
+    drained(open_journal(plain))
+    assert len(rows_of(plain)) == 2
+
+
+def test_beyond_its_bound_it_keeps_nothing_more_until_the_store_has_taken_some(plain, open_journal):
+    journal = open_journal(plain, most_bytes=2_000)
+    taken = 4
+    journal.add_scores([scored(number) for number in range(taken)])
+    with pytest.raises(JournalFull, match=r"^4 rows wait .* 2,000 bytes are full"):
+        journal.add_scores([scored(number) for number in range(4, 14)])
+    assert journal.waiting == taken
+    journal._most = 1_200
+    with pytest.raises(JournalFull):
+        journal.add_feedback(Feedback("b", score_id="s0"), "mail")
+    journal._most = 2_000
+    drained(journal)
+    journal.add_scores([scored(900)])
+    assert journal.waiting == 1 and len(rows_of(plain)) == taken
+
+
+@pytest.mark.parametrize("setting", ["max_page_count = 1", "query_only = ON"])
+def test_a_disk_that_is_full_or_read_only_is_said_and_nothing_is_half_written(plain, open_journal, setting):
+    journal = open_journal(plain)
+    journal.add_scores([scored(1)])
+    journal._file._connection.execute(f"PRAGMA {setting}")
+    with pytest.raises(JournalAway, match="Nothing was kept; try again later") as refusal:
+        journal.add_scores([scored(number, text=SECRET * 1000) for number in range(2, 50)])
+    assert SECRET not in str(refusal.value) and journal.waiting == 1
+    journal._file._connection.execute("PRAGMA query_only = OFF")
+    journal._file._connection.execute("PRAGMA max_page_count = 1000000")
+    journal.add_scores([scored(number) for number in range(2, 50)])
+    assert journal.waiting == 49
+
+
+def test_a_row_that_the_database_refuses_is_set_aside_and_the_others_pass(store, open_journal, caplog):
+    bad = f"{SECRET} \0" if store._engine.dialect.name == "postgresql" else f"{SECRET} \ud800"
+    journal = open_journal(store)
+    journal.add_scores([scored(number, text=bad if number == 5 else SECRET) for number in range(10)])
+    assert journal.add_feedback(Feedback("b", score_id="s5"), "mail") == 1
+    assert journal.add_feedback(Feedback("b", score_id="s6"), "mail") == 1
+    drained(journal)
+    assert journal.add_feedback(Feedback("c", score_id="s5"), "mail") == 1
+    drained(journal)
+    assert (journal.waiting, journal.refused) == (0, 3)
+    assert [row["score_id"] for row in rows_of(store)] == [f"s{number}" for number in range(10) if number != 5]
+    assert labels_of(store) == [("s6", "b")]
+    kept = journal._file._read("SELECT row, why FROM refused ORDER BY seq")
+    assert score_of(kept[0][0]).text == bad and kept[1][1] == "its score was refused"
+    assert "refuses a row for good" in caplog.text and SECRET not in caplog.text
+
+
+def test_what_is_a_rows_fault_and_what_the_databases():
+    def psycopg_error(state):
+        cause = Exception()
+        cause.sqlstate = state
+        return sa.exc.OperationalError("", {}, cause)
+
+    assert all(at_fault(psycopg_error(state)) for state in ("22P05", "23503", "54000"))
+    assert not any(at_fault(psycopg_error(state)) for state in ("53100", "57P01", "25006", "42P01", "40P01", "08006"))
+    assert at_fault(sa.exc.IntegrityError("", {}, sqlite3.IntegrityError()))
+    assert not at_fault(sa.exc.OperationalError("", {}, sqlite3.OperationalError("database is locked")))
+    assert not any(map(at_fault, (sqlite3.OperationalError("disk full"), OSError(), TimeoutError())))
+    assert at_fault(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "")) and at_fault(OverflowError())
+
+
+# Feedback
+
+
+def test_feedback_labels_what_waits_and_what_is_in_the_store(store, open_journal):
+    journal = open_journal(store)
+    journal.add_scores([scored(1, item_id="x"), scored(2, item_id="x", model="other")])
+    drained(journal)
+    journal.add_scores([scored(3, item_id="x"), scored(4, item_id="x", role="shadow", shadow_of="s3", version="2")])
+    assert journal.add_feedback(Feedback(1, id="x"), "mail") == 2
+    assert journal.add_feedback(Feedback("c", score_id="s3"), "mail") == 1
+    assert journal.add_feedback(Feedback("c", score_id="s1"), "mail") == 1
+    drained(journal)
+    assert labels_of(store) == [("s1", "b"), ("s3", "b"), ("s3", "c"), ("s1", "c")]
+    assert store.frame("mail", "2")["label"].tolist() == ["c"]  # in the dark: labelled with what was served
+
+
+@pytest.mark.parametrize(("row", "found"), [
+    (Feedback("b", id="nobody"), "the id 'nobody'"), (Feedback("b", score_id="s4"), "the score_id 's4'"),
+    (Feedback("b", score_id="nothing"), "the score_id 'nothing'"), (Feedback("eggs", id="x"), "no class"),
+    (Feedback(True, score_id="s3"), "no class"), (Feedback("b"), "neither"),
+    (Feedback("b", id="x", score_id="s3"), "both"),
+])
+def test_feedback_at_fault_is_refused(store, open_journal, row, found):
+    journal = open_journal(store)
+    journal.add_scores([scored(3, item_id="x"), scored(4, item_id="y", role="shadow", shadow_of="s3")])
+    for waits in (2, 0):
+        with pytest.raises(InputError, match=found):
+            journal.add_feedback(row, "mail")
+        assert journal.waiting == waits
+        drained(journal)
+
+
+def test_without_the_database_feedback_reaches_what_waits_and_by_id_the_rest_too(plain, open_journal):
+    away = Away(plain)
+    plain.add_scores([scored(1, item_id="x"), scored(9, item_id="y")])
+    journal = open_journal(away)
+    journal.add_scores([scored(2, item_id="x")])
+    assert journal.add_feedback(Feedback("b", score_id="s2"), "mail") == 1
+    assert away.asked["look_up"] == 0  # what waits is known here
+    assert journal.add_feedback(Feedback("c", id="x"), "mail") == 1
+    for row in (Feedback("b", id="y"), Feedback("b", score_id="s9")):
+        with pytest.raises(StoreAway, match="Nothing was kept; try again later") as refusal:
+            journal.add_feedback(row, "mail")
+        assert SECRET not in str(refusal.value)
+    away.away = False
+    drained(journal)
+    assert labels_of(plain) == [("s2", "b"), ("s1", "c"), ("s2", "c")]
+
+
+def test_a_database_that_hangs_does_not_hang_feedback(plain, open_journal):
+    released = threading.Event()
+
+    class Hanging:
+        def look_up(self, row, model):
+            released.wait(20)
+            return {}
+
+    journal = open_journal(Hanging(), ask_s=0.05)
+    began = time.monotonic()
+    for _ in range(10):
+        with pytest.raises(StoreAway):
+            journal.add_feedback(Feedback("b", score_id="s1"), "mail")
+    assert time.monotonic() - began < 2
+    released.set()
+
+
+def test_patience_gives_answers_and_errors_and_lets_only_so_many_hang():
+    released = threading.Event()
+    patience = Patience(0.05, most=2)
+    assert patience.ask(lambda: 7) == 7
+    with pytest.raises(KeyError):
+        patience.ask(lambda: {}["nothing"])
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            patience.ask(lambda: released.wait(20))
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        patience.ask(lambda: 7)
+    assert time.monotonic() - began < 0.04
+    released.set()
+    until = time.monotonic() + 5
+    while patience._free._value != 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert patience.ask(lambda: 8) == 8
+
+
+# The file
+
+
+def test_only_its_owner_may_read_the_file(plain, open_journal, tmp_path):
+    open_journal(plain).add_scores([scored(1)])
+    for name in ("journal.db", "journal.db-wal"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def damaged_header(path):
+    path.write_bytes(b"dear diary, " * 1000)
+
+
+def damaged_page(path):
+    content = bytearray(path.read_bytes())
+    for page in range(4096, len(content), 4096):
+        content[page:page + 200] = b"\xff" * 200
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [damaged_header, damaged_page])
+def test_a_damaged_journal_is_refused_in_a_line_and_left_as_it_is(plain, open_journal, tmp_path, damage):
+    journal = open_journal(plain)
+    journal.add_scores([scored(number) for number in range(100)])
+    journal.close(0)
+    path = tmp_path / "journal.db"
+    damage(path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"journal\.db is damaged .* move it aside") as refusal:
+        Journal(path, plain)
+    assert "\n" not in str(refusal.value) and path.read_bytes() == before
+
+
+def test_a_journal_of_another_polarscore_and_a_folder_that_is_none_are_refused(plain, open_journal, tmp_path):
+    open_journal(plain).close(0)
+    with sqlite3.connect(tmp_path / "journal.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(InputError, match="has format 99"):
+        Journal(tmp_path / "journal.db", plain)
+    with pytest.raises(InputError, match="No such file or directory"):
+        Journal(tmp_path / "nowhere" / "journal.db", plain)
+
+
+def test_a_row_that_was_erased_is_not_set_aside(plain, open_journal):
+    file = open_journal(plain)._file
+    file.add_scores([scored(1)], 10**6)
+    (row,) = file.oldest(5)
+    file.erase(["s1"])
+    file.set_aside(row.seq, "DataError")
+    assert file.size() == (0, 0, 0)
+
+
+def test_numbers_of_rows_are_not_used_again(plain, open_journal):
+    """Else a row that came after one was erased could be removed in its place."""
+    file = open_journal(plain)._file
+    file.add_scores([scored(1)], 10**6)
+    (row,) = file.oldest(5)
+    file.erase(["s1"])
+    file.add_scores([scored(2)], 10**6)
+    file.remove([row.seq])
+    assert file.size()[0] == 1
+
+
+def test_the_log_of_writes_stays_small(plain, open_journal, tmp_path):
+    journal = open_journal(plain)
+    journal.start()
+    for start in range(0, 6000, 20):
+        journal.add_scores([scored(start + number, text="x" * 1000) for number in range(20)])
+        time.sleep(0.002)
+    assert (tmp_path / "journal.db-wal").stat().st_size < 40 * 2**20
+    assert journal.close(30) == 0
+
+
+# Age
+
+
+def test_old_scores_are_erased_by_age(store, open_journal):
+    old = datetime.now(UTC) - timedelta(days=40)
+    rows = [scored(number, created_at=old if number < 1200 else datetime.now(UTC)) for number in range(1210)]
+    store.add_scores(rows)
+    store.add_feedback([Feedback("b", id="item 3"), Feedback("b", id="item 1205")])
+    journal = open_journal(store, days=30)
+    journal.add_scores([scored(5000, created_at=old)])
+    journal.start()
+    until = time.monotonic() + 20
+    while len(rows_of(store)) > 10 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert len(rows_of(store)) == 10 and labels_of(store) == [("s1205", "b")]
+
+
+def test_erase_older_says_how_many(store):
+    old = datetime.now(UTC) - timedelta(days=40)
+    store.add_scores([replace(scored(number), created_at=old) for number in range(7)] + [scored(8)])
+    assert (store.erase_older(41), store.erase_older(30), store.erase_older(30)) == (0, 7, 0)
+
+
+# Kills
+
+
+def test_killed_processes_lose_nothing_acknowledged(tmp_path, url):
+    Store(url).close()
+    context, total = kills.processes(), Counter()
+    for number in range(4):
+        wrong, counted = kills.run(context, url, tmp_path, number, seed=number)
+        assert wrong == []
+        total += counted
+    assert total["scores"] > 50
