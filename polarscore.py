@@ -18,7 +18,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from monitoring.commands import app as monitor_app
+from monitoring.commands import forget
 from registry.commands import app as registry_app
+from serving.key_commands import app as key_app
 from training.errors import InputError, PolarscoreError
 from training.printing import (
     OPTIONS,
@@ -41,6 +43,7 @@ app = typer.Typer(help="Risk scores for the answers of large language models, wi
                   callback=list_commands, **OPTIONS)
 app.add_typer(registry_app, name="registry")
 app.add_typer(monitor_app, name="monitor")
+app.add_typer(key_app, name="apikey")
 
 SOURCES_SHOWN = 40
 
@@ -260,11 +263,17 @@ def serve(
         "--follow", help="Take over the version that is put into production, or back into it, while it runs.")] = False,
     allow_unsigned: Annotated[bool, typer.Option(
         "--allow-unsigned", help="Also serve a candidate that no promotion has signed.")] = False,
+    config: Annotated[Path | None, typer.Option(
+        "--config", metavar="FILE", help="Limits, batching, what is kept, thresholds, a second version: a .toml; "
+                                         "docs/service.md shows it.")] = None,
 ) -> None:
-    """Serve a bundle over HTTP until interrupted."""
+    """Serve a bundle over HTTP until interrupted.
+
+    Beyond loopback every request needs an API key: see polarscore apikey.
+    """
     from serving.launch import serve as run_service
 
-    run_service(bundle_tag, host, port, State.from_environment(), follow, allow_unsigned)
+    run_service(bundle_tag, host, port, State.from_environment(), follow, allow_unsigned, config)
 
 
 @app.command()
@@ -289,6 +298,9 @@ def feedback(
         print_json({"rows": len(rows), "scores": labelled})
         return
     say(f"{len(rows)} rows of feedback joined to {labelled} scores")
+
+
+app.command()(forget)
 
 
 @app.command()

@@ -1,112 +1,130 @@
-"""The HTTP side of the service: bodies in, JSON out, one error format, and no text in a log."""
+"""The HTTP side of the service: bodies in, JSON out, one error format, and no text in a log.
+
+A request is let in before its body is read, prepared in a thread, and scored with others in one pass. What needs the
+database, and explanations, have threads of their own: however slow they are, scoring goes on.
+"""
 
 import logging
+import os
 import traceback
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from serving.desk import Desk
+from serving import schema
+from serving.bodies import JSON, LINES, Bodies, kind_of
+from serving.config import ServiceConfig
+from serving.entry import LISTEN, is_loopback
+from serving.guard import REQUEST_ID
 from serving.openapi import PAGE, openapi
 from serving.refusal import Refusal
-from serving.schema import MAX_BODY, FeedbackRequest, ScoreRequest, read
+from serving.scoring import Scoring, while_there
+from serving.streaming import LineResponse, Streams
+from serving.threads import Threads
+
+if TYPE_CHECKING:
+    from serving.desk import Desk
 
 LOG = logging.getLogger("bentoml.polarscore")
-AT_ONCE = 8  # requests whose bodies are read, scored and kept at the same time; further ones wait
+PREPARING = max(2, min(8, os.cpu_count() or 1))  # threads
+FOR_DATABASE, FOR_EXPLAINING = 4, 1  # threads
+WAITING = 64  # requests for one of those two
+CLOSES = (408, 413)  # the rest of the body is not read, so the connection cannot be used again
 
-Endpoint = Callable[[Request, Desk], Awaitable[Response]]
-Result = TypeVar("Result")
+Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 def make_app() -> Starlette:
-    """The app; it answers once `app.state.desk` is set."""
-    limiter = anyio.CapacityLimiter(AT_ONCE)
+    """The app; it answers once `app.state` has a `desk`, a `batcher` and, if not the default one, a `config`."""
+    bodies, preparing = Bodies(), Threads(PREPARING, most=4_096)
+    streams = Streams()
+    database, explaining = Threads(FOR_DATABASE, WAITING), Threads(FOR_EXPLAINING, WAITING)
 
-    async def score(request: Request, desk: Desk) -> Response:
-        body = await _body(request)
-        return await _in_thread(limiter, lambda: _json(desk.score(read(body, ScoreRequest).items)))
+    async def score(request: Request) -> ASGIApp:
+        state, limits = request.app.state, request.app.state.config.limits
+        kind = kind_of(request, JSON, LINES)
+        scoring = Scoring(state.desk, state.batcher, preparing, limits)
+        if kind == LINES:
+            return LineResponse(request, scoring, limits, streams.admitted(scoring.admitted(patient=True)))
+        with scoring.admitted():
+            async with bodies.body(request, limits) as body:
+                scoring.admitted()  # others may have come while it was read
+                return _json(await while_there(request, scoring.whole(body)))
 
-    async def feedback(request: Request, desk: Desk) -> Response:
-        body = await _body(request)
-        return await _in_thread(limiter, lambda: _json(desk.feedback(read(body, FeedbackRequest))))
+    async def asked(
+        request: Request, kind: type[schema.Request], threads: Threads,
+        answer: "Callable[[Desk, schema.Request], BaseModel]",
+    ) -> Response:
+        kind_of(request, JSON)
+        desk, limits = request.app.state.desk, request.app.state.config.limits
+        async with bodies.body(request, limits) as body:
+            return _json(await threads.run(lambda: answer(desk, schema.read(body, kind, limits))))
 
-    async def version(request: Request, desk: Desk) -> Response:
-        return _json(desk.version())
+    async def feedback(request: Request) -> Response:
+        return await asked(request, schema.FeedbackRequest, database, lambda desk, each: desk.feedback(each))
 
-    async def docs(request: Request, desk: Desk) -> Response:
-        return JSONResponse(openapi(desk.version()))
+    async def explain(request: Request) -> Response:
+        return await asked(request, schema.ExplainRequest, explaining, lambda desk, each: desk.explain(each.item))
 
-    async def page(request: Request, desk: Desk) -> Response:
+    async def forget(request: Request) -> Response:
+        return await asked(request, schema.ForgetRequest, database, lambda desk, each: desk.forget(each.id))
+
+    async def version(request: Request) -> Response:
+        return _json(request.app.state.desk.version())
+
+    async def docs(request: Request) -> Response:
+        state = request.app.state
+        return JSONResponse(openapi(state.desk.version(), state.config.limits, not is_loopback(os.environ.get(LISTEN))))
+
+    async def page(request: Request) -> Response:
         return HTMLResponse(PAGE)
 
-    return Starlette(
-        routes=[
-            Route("/score", _guarded(score), methods=["POST"]),
-            Route("/feedback", _guarded(feedback), methods=["POST"]),
-            Route("/version", _guarded(version), methods=["GET"]),
-            Route("/docs.json", _guarded(docs), methods=["GET"]),
-            Route("/", _guarded(page), methods=["GET"]),
-        ],
-        exception_handlers={HTTPException: _wrong_method},
+    posts = {"/score": score, "/feedback": feedback, "/explain": explain, "/forget": forget}
+    gets = {"/version": version, "/docs.json": docs, "/": page}
+    app = Starlette(
+        routes=[Route(path, _guarded(endpoint), methods=[method])
+                for method, endpoints in (("POST", posts), ("GET", gets)) for path, endpoint in endpoints.items()],
+        exception_handlers={HTTPException: _no_such_thing},
     )
+    app.state.config = ServiceConfig()
+    return app
 
 
-def _guarded(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+def _guarded(endpoint: Endpoint) -> Callable[[Request], Awaitable[Any]]:
     """Every failure of an endpoint in the error format; of an unforeseen one the log gets where, not what."""
 
-    async def answer(request: Request) -> Response:
+    async def answer(request: Request) -> ASGIApp:
         try:
-            return await endpoint(request, request.app.state.desk)
+            return await endpoint(request)
         except Refusal as refusal:
-            return _json(refusal.body(), refusal.status)
+            return refused(refusal)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:  # its message may hold a text, so neither the log nor the client gets it
             frames = "".join(traceback.format_tb(error.__traceback__))
-            LOG.error("%s in %s\n%s", type(error).__name__, request.url.path, frames)
-            return _json(Refusal("internal", "the service failed; its log says where").body(), 500)
+            LOG.error("%s in %s, request %s\n%s", type(error).__name__, request.url.path, REQUEST_ID.get(), frames)
+            return refused(Refusal("internal", "the service failed; its log says where", status=500))
 
     return answer
 
 
-async def _body(request: Request) -> bytes:
-    """The whole body.
-
-    Raises:
-        Refusal: it is compressed, or larger than `MAX_BODY`; the rest is not read then.
-    """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Refusal("unsupported_encoding", "send the body without compression", status=415)
-    too_large = Refusal("too_large", f"at most {MAX_BODY:,} bytes in one body", status=413)
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > MAX_BODY:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise too_large
-    return bytes(body)
+def refused(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer to a request that is refused."""
+    closes = {"connection": "close"} if refusal.status in CLOSES else {}
+    return _json(refusal.body(), refusal.status, {**refusal.headers, **(headers or {}), **closes})
 
 
-async def _in_thread(limiter: anyio.CapacityLimiter, work: Callable[[], Result]) -> Result:
-    """Run blocking work beside the event loop, which goes on answering the probes."""
-    return await anyio.to_thread.run_sync(partial(work), limiter=limiter)
+def _json(content: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content.model_dump_json(), status, headers, media_type=JSON)
 
 
-def _json(content: BaseModel, status: int = 200) -> Response:
-    return Response(content.model_dump_json(), status, media_type="application/json")
-
-
-async def _wrong_method(request: Request, error: Any) -> Response:
-    refusal = Refusal("method_not_allowed" if error.status_code == 405 else "not_found", error.detail,
-                      status=error.status_code)
-    return _json(refusal.body(), error.status_code)
+async def _no_such_thing(request: Request, error: Any) -> Response:
+    kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
+    return refused(Refusal(kind, error.detail, status=error.status_code), error.headers)

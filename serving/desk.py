@@ -1,147 +1,219 @@
-"""The service's work without its HTTP: score items and keep the scores, take feedback in, count both."""
+"""The service's work without its HTTP: score items and keep the scores, take feedback in, explain, forget, count."""
 
+import logging
+import threading
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
-from sqlalchemy.exc import SQLAlchemyError
+import numpy as np
 
-from monitoring.store import Feedback, ScoredAnswer, Store
+from monitoring.forgetting import Forgotten
+from monitoring.journal import Journal
+from monitoring.store import Feedback, ScoredAnswer
 from registry.database import now
+from serving import schema
+from serving.config import ServiceConfig
+from serving.explaining import explained
+from serving.keeping import kept, row_of, shadow_of
+from serving.lineup import By, Lineup, Part, Ready, run
+from serving.meters import Meters
+from serving.policy import decide, policy_of
 from serving.refusal import Refusal
-from serving.schema import FeedbackRequest, FeedbackResponse, Following, Item, Score, ScoreResponse, Version
-from serving.scorer import Scored, Scorer
-from training.errors import InputError
+from serving.schema import Decision, Item, Policy, Score, ScoreResponse
+from serving.scorer import Scorer
+from training.errors import InputError, PolarscoreError
 
-RISK_BUCKETS = [step / 20 for step in range(1, 21)]
-
-
-@dataclass(frozen=True)
-class VersionMeters:
-    """The meters of one version."""
-
-    risk: Histogram
-    scored: Counter
-    feedback: Counter
-
-
-class Meters:
-    """What `/metrics` tells beside BentoML's own: the risks given, answers scored, labels got."""
-
-    def __init__(self, registry: CollectorRegistry = REGISTRY):
-        """Register the meters; once a process and registry."""
-        names = ["model", "version"]
-        self._risk = Histogram("polarscore_risk", "Risk of the answers scored", names,
-                               buckets=RISK_BUCKETS, registry=registry)
-        self._scored = Counter("polarscore_scored_answers", "Answers scored, with a risk or without", names,
-                               registry=registry)
-        self._feedback = Counter("polarscore_feedback", "Scores, of whichever version, that got a label by feedback",
-                                 ["model"], registry=registry)
-
-    def of(self, model: str, version: str) -> VersionMeters:
-        """Those of a version, the same ones every time."""
-        labels = {"model": model, "version": version}
-        return VersionMeters(self._risk.labels(**labels), self._scored.labels(**labels),
-                             self._feedback.labels(model=model))
-
-
-@dataclass(frozen=True)
-class Duty:
-    """Who scores, and where it is counted. A request keeps the one that it began with."""
-
-    scorer: Scorer
-    meters: VersionMeters
+LOG = logging.getLogger("bentoml.polarscore")
+DEFAULTS = ServiceConfig()
+SHADOW = "its classes or entities are not those of the first, so it answers nothing and scores in the dark"
 
 
 class Desk:
-    """A scorer, the prediction store and the meters. Safe to use from several threads.
+    """The versions that score, the journal of what they said, and the meters. Safe to use from several threads.
 
-    watched: the version in production and why another one scores here; None where nobody looks.
+    watched: the version in production and why another one scores here; None where nobody looks. beside: why there is
+    no second version, or not the one that should be there; None if all is well.
     """
 
-    def __init__(self, scorer: Scorer, store: Store, meters: Meters):
-        self._store, self._meters = store, meters
+    def __init__(
+        self, lineup: Lineup, journal: Journal, meters: Meters, config: ServiceConfig = DEFAULTS,
+        erase: Callable[[Sequence[str]], Forgotten] | None = None,
+    ):
+        """`erase` forgets items by their ids, wherever something of them is kept."""
+        self._lineup, self._journal, self._meters, self._config, self._erase = lineup, journal, meters, config, erase
+        self._changing = threading.Lock()
+        self._told: set[tuple[str, str]] = set()
         self.watched: tuple[str | None, str | None] | None = None
-        self.swap(scorer)
-
-    def swap(self, scorer: Scorer) -> None:
-        """Have another version score from now on; what is being scored is finished by the one that began it."""
-        self._duty = Duty(scorer, self._meters.of(scorer.name, scorer.version))
+        self.beside: str | None = None
 
     @property
     def scorer(self) -> Scorer:
-        """The version that scores now."""
-        return self._duty.scorer
+        """The version that scores now; of two, the first."""
+        return self._lineup.first
 
-    def score(self, items: Sequence[Item]) -> ScoreResponse:
-        """Score items; every score is in the store before it is given.
+    @property
+    def second(self) -> Scorer | None:
+        """The version beside it."""
+        return self._lineup.second
+
+    def swap(self, scorer: Scorer) -> None:
+        """Have another version score from now on; what is being scored is finished by the one that began it."""
+        with self._changing:
+            self._lineup = self._lineup.led_by(scorer)
+
+    def seat(self, second: Scorer | None, reason: str | None = None) -> None:
+        """Have another version score beside the first from now on, or none for a reason."""
+        with self._changing:
+            self._lineup, self.beside = self._lineup.beside(second), reason
+
+    def close(self) -> None:
+        """End the processes of the versions that score."""
+        for scorer in (self.scorer, self.second):
+            if scorer:
+                scorer.close()
+
+    def prepare(self, items: Sequence[Item]) -> Ready:
+        """Check items and make them ready to be scored; `tokens` of the result is the work that they bring.
 
         Raises:
-            Refusal: an item at fault, or the store cannot be written; nothing is kept then.
+            Refusal: an item is at fault.
         """
-        duty = self._duty
-        scored = duty.scorer.score(items)
-        batch = uuid.uuid4().hex
-        ids = [f"{batch}-{place:03d}" for place in range(len(items))]
-        self._keep(duty.scorer, ids, items, scored)
-        duty.meters.scored.inc(len(scored))
-        for each in scored:
-            if each.risk is not None:
-                duty.meters.risk.observe(each.risk)
-        scores = [
-            Score(score_id=score_id, id=item.id, risk=each.risk, probabilities=each.probabilities,
-                  answer=each.answer, harmonizer_answer=each.harmonizer_answer, votes_used=each.votes_used,
-                  version=duty.scorer.version)
-            for score_id, item, each in zip(ids, items, scored, strict=True)
-        ]
-        return ScoreResponse(scores=scores, model=duty.scorer.name, version=duty.scorer.version)
+        return self.preparer()(items)
 
-    def feedback(self, request: FeedbackRequest) -> FeedbackResponse:
+    def preparer(self) -> Callable[[Sequence[Item]], Ready]:
+        """`prepare`, for the parts of one request: whatever is swapped meanwhile, the same versions score them all."""
+        return partial(self._lineup.prepare, failed=self._second_failed)
+
+    def finish(self, requests: Sequence[Ready]) -> list[ScoreResponse]:
+        """Score prepared requests, in one pass; every score is in the journal before it is given.
+
+        Raises:
+            Refusal: the scores cannot be kept; nothing of the requests is kept then.
+        """
+        found = run(requests, self._second_failed)
+        decisions = self._decided(by for each in found for by in (*each.answers.values(), *each.shadow.values()))
+        rows, responses = list[ScoredAnswer](), list[ScoreResponse]()
+        keep = partial(row_of, moment=now(), keeping=self._config.keeping)
+        for ready, each in zip(requests, found, strict=True):
+            batch, scores = uuid.uuid4().hex, list[Score]()
+            for place, item in enumerate(ready.items):
+                by, score_id = each.answers[place], f"{batch}-{place:03d}"
+                scores.append(_score(score_id, item, by, decisions[by]))
+                rows.append(keep(score_id, item, by, decisions[by]))
+                if dark := each.shadow.get(place):
+                    rows.append(shadow_of(rows[-1], keep(score_id, item, dark, decisions[dark])))
+            responses.append(self._response(ready.lineup, scores))
+        with kept():
+            self._journal.add_scores(rows)
+        self._count(rows, (part for ready in requests for part in ready.parts))
+        return responses
+
+    def score(self, items: Sequence[Item]) -> ScoreResponse:
+        """`prepare`, then `finish`."""
+        return self.finish([self.prepare(items)])[0]
+
+    def feedback(self, request: schema.FeedbackRequest) -> schema.FeedbackResponse:
         """Label a score, or every score of an item.
 
         Raises:
-            Refusal: the label is no class, or no such score of this model is kept.
+            Refusal: the label is no class, no such score of this model is kept, or the label cannot be kept now.
         """
-        duty = self._duty
-        label = duty.scorer.class_name(request.label, "label")
+        scorer = self.scorer
+        label = scorer.class_name(request.label, "label")
         row = Feedback(label=label, score_id=request.score_id, id=request.id)
+        with kept():
+            try:
+                labelled = self._journal.add_feedback(row, model=scorer.name)
+            except InputError as error:
+                where = "score_id" if request.id is None else "id"
+                raise Refusal("unknown_id", str(error).rstrip("."), where, status=404) from None
+        self._meters.labelled(scorer.name, labelled)
+        return schema.FeedbackResponse(labelled=labelled)
+
+    def explain(self, item: Item) -> schema.ExplainResponse:
+        """Why an answer has its risk, by the version that would answer it; nothing is kept.
+
+        Raises:
+            Refusal: the item is at fault.
+        """
+        lineup = self._lineup
+        scorer = lineup.answers(item)
+        return explained(scorer, self._policy(scorer), item)
+
+    def forget(self, item_id: str) -> schema.ForgetResponse:
+        """Erase the scores of an item, or the one with that score_id, their labels and the texts' embeddings.
+
+        Raises:
+            Refusal: nothing of it is kept, or not all can be erased now.
+        """
+        if self._erase is None:
+            raise Refusal("unavailable", "this service cannot erase. Run: polarscore forget", status=503)
         try:
-            labelled = self._store.add_feedback([row], model=duty.scorer.name)
-        except InputError as error:
-            where = "score_id" if request.id is None else "id"
-            raise Refusal("unknown_id", str(error).rstrip("."), where, status=404) from None
-        except SQLAlchemyError as error:
-            raise _away(error) from None
-        duty.meters.feedback.inc(labelled)
-        return FeedbackResponse(labelled=labelled)
+            found = self._erase([item_id])
+        except InputError:
+            raise Refusal("unknown_id", "of this id no score is kept", "id", status=404) from None
+        except PolarscoreError as error:
+            raise Refusal("store_unavailable", str(error).rstrip("."), status=503) from None
+        return schema.ForgetResponse(**vars(found))
 
-    def version(self) -> Version:
-        """Which version scores here, and what it takes."""
-        scorer, watched = self._duty.scorer, self.watched
-        following = watched and Following(production=watched[0], serving=scorer.version, reason=watched[1])
-        return Version(model=scorer.name, version=scorer.version, digest=scorer.digest, device=scorer.device,
-                       classes=list(scorer.classes), sources=list(scorer.sources), entities=scorer.entities,
-                       signed_by=scorer.proof.signed_by, trusted=scorer.proof.trusted, following=following)
+    def version(self) -> schema.Version:
+        """Which version scores here, by which policy, and what it takes."""
+        lineup, watched = self._lineup, self.watched
+        scorer, second = lineup.first, lineup.second
+        following = watched and schema.Following(production=watched[0], serving=scorer.version, reason=watched[1])
+        return schema.Version(
+            model=scorer.name, version=scorer.version, digest=scorer.digest, device=scorer.device,
+            precision=scorer.precision, pack_tokens=self._config.batching.tokens or scorer.pack_tokens,
+            classes=list(scorer.classes), sources=list(scorer.sources), entities=scorer.entities,
+            policy=self._policy(scorer), signed_by=scorer.proof.signed_by, trusted=scorer.proof.trusted,
+            following=following or None,
+            beside=schema.Beside(
+                version=second.version if second else None, percent=lineup.percent if lineup.splits else 0,
+                reason=self.beside or (SHADOW if second and lineup.percent and not lineup.splits else None),
+            ) if second or self.beside else None,
+        )
 
-    def _keep(self, scorer: Scorer, ids: Sequence[str], items: Sequence[Item], scored: Sequence[Scored]) -> None:
-        moment = now()
-        rows = [
-            ScoredAnswer(
-                score_id=score_id, item_id=item.id or score_id, created_at=moment,
-                model=scorer.name, version=scorer.version,
-                answer=each.answer, harmonizer_answer=each.harmonizer_answer, risk=each.risk,
-                probabilities=each.probabilities, votes=each.votes, votes_used=each.votes_used,
-                text_length=len(item.text),
-            )
-            for score_id, item, each in zip(ids, items, scored, strict=True)
-        ]
-        try:
-            self._store.add_scores(rows)
-        except SQLAlchemyError as error:
-            raise _away(error) from None
+    def _response(self, lineup: Lineup, scores: list[Score]) -> ScoreResponse:
+        """What is given for scores by a lineup."""
+        first, second = lineup.first, lineup.second if lineup.splits else None
+        beside = second and schema.SecondPolicy(version=second.version, policy=self._policy(second))
+        return ScoreResponse(scores=scores, model=first.name, version=first.version, policy=self._policy(first),
+                             beside=beside or None)
+
+    def _policy(self, scorer: Scorer) -> Policy:
+        return policy_of(scorer.model.spec.guarantee, self._config.thresholds)
+
+    def _decided(self, found: Iterable[By]) -> dict[By, Decision]:
+        """What to do with each answer, by the policy of the version that scored it."""
+        groups: dict[Scorer, list[By]] = {}
+        for by in found:
+            groups.setdefault(by.scorer, []).append(by)
+        return {by: decision for scorer, group in groups.items() for by, decision in zip(
+            group, decide(self._policy(scorer), np.array([by.scored.risk for by in group], dtype=np.float64)),
+            strict=True)}
+
+    def _count(self, rows: Sequence[ScoredAnswer], parts: Iterable[Part]) -> None:
+        groups: dict[tuple[str, str, str], list[ScoredAnswer]] = {}
+        for row in rows:
+            groups.setdefault((row.model, row.version, row.role), []).append(row)
+        for key, group in groups.items():
+            self._meters.scored(*key, [row.risk for row in group], [row.decision or "" for row in group])
+        for part in parts:
+            for (source, reason), votes in part.prepared.failures.items():
+                self._meters.sources_failed(part.scorer.name, part.scorer.version, source, reason, votes)
+
+    def _second_failed(self, scorer: Scorer, kind: str, items: int) -> None:
+        """Count what a second version could not score; the log says it once for each kind."""
+        self._meters.second_failed(scorer.name, scorer.version, kind, items)
+        if (scorer.version, kind) not in self._told:
+            self._told.add((scorer.version, kind))
+            LOG.warning("version %s, beside version %s, cannot score everything: %s. /metrics counts how often",
+                        scorer.version, self.scorer.version, kind)
 
 
-def _away(error: SQLAlchemyError) -> Refusal:
-    return Refusal("store_unavailable", "the prediction store cannot be reached or written "
-                   f"({type(error).__name__}). Nothing was kept; try again later", status=503)
+def _score(score_id: str, item: Item, by: By, decision: Decision) -> Score:
+    scored = by.scored
+    return Score(score_id=score_id, id=item.id, risk=scored.risk, decision=decision, probabilities=scored.probabilities,
+                 answer=scored.answer, harmonizer_answer=scored.harmonizer_answer, votes_used=scored.votes_used,
+                 version=by.scorer.version)

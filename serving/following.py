@@ -1,6 +1,10 @@
-"""Following the registry: the service takes over the version that is put into production, without missing a request."""
+"""Following the registry: the service takes over what is put into production, without missing a request.
+
+Where a second version is wanted, it is looked for in the same way: the one in staging, or a fixed one.
+"""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,26 +18,55 @@ LOG = logging.getLogger("bentoml.polarscore")
 EVERY_S = 2.0  # how often it looks
 AGAIN_S = (2.0, 60.0)  # how soon it tries again what it could not open: at first, doubling each time, and at most
 
+RETIRED_S = 120.0  # how long a version is kept that requests may still be prepared with
+
+LookUp = Callable[[], Entry | None]
+"""The log's entry for the version in a stage, None if there is none; whatever it raises, the log cannot be read."""
+
+Opener = Callable[[str, str | None], Scorer]
+"""The scorer of a version whose files have that digest, if known; whatever it raises, the version is not to be had."""
+
+
+class Tries:
+    """Opens versions, and tries less and less often what it could not open."""
+
+    def __init__(self, opener: Opener, clock: Callable[[], float]):
+        self._opener, self._clock = opener, clock
+        self._failed, self._wait, self._again = "", AGAIN_S[0], 0.0
+
+    def open(self, version: str, files: str | None) -> Scorer | str | None:
+        """The scorer, warmed up; why it is not to be had; or None while it is too early to try again."""
+        if version == self._failed and self._clock() < self._again:
+            return None
+        try:
+            scorer = self._opener(version, files)
+            scorer.warm_up()
+        except Exception as error:  # whatever is wrong with it, what serves goes on
+            self._wait = min(2 * self._wait, AGAIN_S[1]) if version == self._failed else AGAIN_S[0]
+            self._failed, self._again = version, self._clock() + self._wait
+            return why(error)
+        self.forget()
+        return scorer
+
+    def forget(self) -> None:
+        """Try at once what is asked for next."""
+        self._failed = ""
+
 
 class Follower:
-    """Looks at the log in a thread of its own, and has the desk swap its scorer."""
+    """Looks at the log in a thread of its own, and has the desk swap its scorers."""
 
     def __init__(
-        self,
-        desk: Desk,
-        production: Callable[[], Entry | None],
-        opener: Callable[[str, str | None], Scorer],
-        clock: Callable[[], float] = time.monotonic,
+        self, desk: Desk, production: LookUp | None, opener: Opener, clock: Callable[[], float] = time.monotonic,
+        staging: LookUp | None = None,
     ):
-        """Look yet at nothing.
-
-        production: the version in production, None if there is none; whatever it raises, the log cannot be read.
-        opener: the scorer of a version whose files have that digest, if it is known; whatever it raises, the version
-        is not to be had.
-        """
-        self._desk, self._production, self._opener, self._clock = desk, production, opener, clock
+        """Look yet at nothing. production, staging: None: that stage is not followed."""
+        self._desk, self._production, self._staging = desk, production, staging
+        self._first, self._second = Tries(opener, clock), Tries(opener, clock)
         self._told: tuple[str | None, str | None] | None = None
-        self._failed, self._wait, self._again = "", AGAIN_S[0], 0.0
+        self._told_second: str | None = None
+        self._clock = clock
+        self._retired: list[tuple[float, Scorer]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="following", daemon=True)
 
@@ -42,38 +75,80 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more. A version that is being opened is not waited for."""
+        """Look no more, and end what was retired. A version that is being opened is not waited for."""
         self._ended.set()
+        self._end_retired(math.inf)
 
     def look(self) -> None:
-        """Look once, and serve the version in production if it is another one and is to be had."""
+        """Look once, and serve the versions in the stages that are followed, as far as they are to be had."""
+        if self._production:
+            self._look_first(self._production)
+        if self._staging:
+            self._look_second(self._staging)
+        self._end_retired(self._clock())
+
+    def _look_first(self, production: LookUp) -> None:
         try:
-            found = self._production()
+            found = production()
         except Exception as error:  # a database that is away, or not as expected; it may come back
-            return self._tell(None, f"the log of stages cannot be read: {_why(error)}")
+            return self._tell(None, f"the log of stages cannot be read: {why(error)}")
         if found is None:
             return self._tell(None, "no version is in production")
         wanted = str(found.version)
-        if wanted == self._desk.scorer.version and found.files in (None, self._desk.scorer.digest):
-            self._failed = ""
+        if _is(self._desk.scorer, found):
+            self._first.forget()
             return self._tell(wanted, None)
-        if wanted == self._failed and self._clock() < self._again:
-            return None
-        try:
-            scorer = self._opener(wanted, found.files)
-            scorer.warm_up()
-        except Exception as error:  # whatever is wrong with it, the present version goes on
-            self._wait = min(2 * self._wait, AGAIN_S[1]) if wanted == self._failed else AGAIN_S[0]
-            self._failed, self._again = wanted, self._clock() + self._wait
-            return self._tell(wanted, _why(error))
-        if not self._ended.is_set():
+        second = self._desk.second
+        opened = second if second and _is(second, found) else self._first.open(wanted, found.files)
+        if isinstance(opened, str):
+            return self._tell(wanted, opened)
+        if opened and not self._ended.is_set():
             before = self._desk.scorer
-            self._desk.swap(scorer)
-            self._desk.watched = (wanted, None)
-            self._told, self._failed = self._desk.watched, ""
+            self._desk.swap(opened)
+            self._retire(before)
+            self._desk.watched = self._told = (wanted, None)
             LOG.info("version %s of %s is in production and serves now, signed by key %s, in place of version %s",
-                     wanted, scorer.name, scorer.proof.signed_by, before.version)
+                     wanted, opened.name, opened.proof.signed_by, before.version)
         return None
+
+    def _look_second(self, staging: LookUp) -> None:
+        try:
+            found = staging()
+        except Exception as error:
+            return self._tell_second(f"the log of stages cannot be read: {why(error)}")
+        if found is None or _is(self._desk.scorer, found):
+            if self._desk.second:
+                LOG.info("version %s leaves the place beside the first", self._desk.second.version)
+                self._retire(self._desk.second)
+            reason = "no version is in staging" if found is None else f"version {found.version} is the first one"
+            self._desk.seat(None, reason)
+            return self._tell_second(reason)
+        second = self._desk.second
+        if second and _is(second, found):
+            self._second.forget()
+            self._desk.seat(second)
+            return self._tell_second(None)
+        opened = self._second.open(str(found.version), found.files)
+        if isinstance(opened, str):
+            return self._tell_second(f"version {found.version} is in staging: {opened}")
+        if opened and not self._ended.is_set():
+            self._desk.seat(opened)
+            self._told_second = None
+            if second:
+                self._retire(second)
+            LOG.info("version %s of %s is in staging and scores beside version %s now, signed by key %s",
+                     opened.version, opened.name, self._desk.scorer.version, opened.proof.signed_by)
+        return None
+
+    def _retire(self, scorer: Scorer) -> None:
+        """Have a version that was taken out end once no request can still be prepared with it."""
+        self._retired.append((self._clock() + RETIRED_S, scorer))
+
+    def _end_retired(self, now: float) -> None:
+        for entry in [entry for entry in self._retired if entry[0] <= now]:
+            self._retired.remove(entry)
+            if entry[1] not in (self._desk.scorer, self._desk.second):
+                entry[1].close()
 
     def _tell(self, production: str | None, reason: str | None) -> None:
         """What `/version` says; the log says it once, until something else is to be said."""
@@ -84,12 +159,36 @@ class Follower:
                 what = "nothing to follow" if production is None else f"version {production} should serve"
                 LOG.warning("%s; version %s goes on: %s", what, self._desk.scorer.version, reason)
 
+    def _tell_second(self, reason: str | None) -> None:
+        """What `/version` says of the second version; the log says it once."""
+        self._desk.beside = reason
+        if reason != self._told_second:
+            self._told_second = reason
+            if reason:
+                LOG.warning("beside version %s: %s", self._desk.scorer.version, reason)
+
     def _run(self) -> None:
         while not self._ended.is_set():
             self.look()
             self._ended.wait(EVERY_S)
 
 
-def _why(error: Exception) -> str:
+def seat_fixed(desk: Desk, version: str, opener: Opener) -> None:
+    """Open a fixed second version and warm it up, once; if it is not to be had, `/version` and the log say why."""
+    found: Scorer | str | None = f"version {version} is the first one"
+    if version != desk.scorer.version:
+        found = Tries(opener, time.monotonic).open(version, None)
+    if isinstance(found, str):
+        desk.seat(None, found)
+        LOG.warning("beside version %s: %s", desk.scorer.version, found)
+    else:
+        desk.seat(found)
+
+
+def why(error: Exception) -> str:
     """Our own errors in their words; of others only the kind, since their message may hold anything."""
     return str(error).rstrip(".") if isinstance(error, PolarscoreError) else type(error).__name__
+
+
+def _is(scorer: Scorer, entry: Entry) -> bool:
+    return scorer.version == str(entry.version) and entry.files in (None, scorer.digest)

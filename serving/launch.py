@@ -14,6 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from registry.export import QUIET, bento_path, find
+from serving.config import SERVICE, read_config
+from serving.entry import LISTEN, is_loopback
+from serving.keyfile import API_KEYS, Keyring, keys_path
 from training.errors import InputError, PolarscoreError
 from training.state import State
 
@@ -23,19 +26,22 @@ STOP_S = 20  # how long it may take to answer what it has taken in
 
 
 def serve(
-    tag: str | None, host: str, port: int, state: State, follow: bool = False, allow_unsigned: bool = False
+    tag: str | None, host: str, port: int, state: State, follow: bool = False, allow_unsigned: bool = False,
+    config: Path | None = None,
 ) -> None:
     """Become the service of a bundle, the one bundled last by default; does not return.
 
     follow: take over, without a pause, whatever version of its model is put into production. allow_unsigned: serve
-    what nobody signed, also where the machine trusts keys.
+    what nobody signed, also where the machine trusts keys. config: the file of `serving.config`.
 
     Raises:
-        InputError: no such bundle, a host that is no address of this machine, a port that is taken.
+        InputError: no such bundle, a host that is no address of this machine, a port that is taken, a configuration or
+            a file of API keys at fault, a host that others reach while no key opens anything.
     """
-    command, environment = _command(find(tag, state.prepare()), _address(host), port, state, follow,
-                                    allow_unsigned)
-    _refuse_taken(_address(host), port)
+    address = _address(host)
+    command, environment = _command(find(tag, state.prepare()), address, port, state, follow, allow_unsigned, config)
+    _refuse_open_house(address, state)
+    _refuse_taken(address, port)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(command[0], command, environment)  # so that signals reach it as they came
@@ -43,19 +49,20 @@ def serve(
 
 @contextmanager
 def running(
-    tag: str | None, state: State, port: int = 0, follow: bool = False, allow_unsigned: bool = False
+    tag: str | None, state: State, port: int = 0, follow: bool = False, allow_unsigned: bool = False,
+    config: Path | None = None,
 ) -> Iterator[str]:
     """The service of a bundle on a loopback port (0: a free one), as its base URL, stopped at the end.
 
     Raises:
-        InputError: no such bundle, or a port that is taken.
+        InputError: no such bundle, a port that is taken, or a configuration at fault.
         PolarscoreError: it does not come up; names its log, which stays in the state folder.
     """
     tag, port = find(tag, state.prepare()), port or _free_port()
     _refuse_taken(LOOPBACK, port)
     log = state.home / "logs" / f"serve-{port}.log"
     log.parent.mkdir(exist_ok=True)
-    command, environment = _command(tag, LOOPBACK, port, state, follow, allow_unsigned)
+    command, environment = _command(tag, LOOPBACK, port, state, follow, allow_unsigned, config)
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out,
                                    stderr=subprocess.STDOUT, start_new_session=True)
@@ -68,9 +75,15 @@ def running(
 
 
 def _command(
-    tag: str, host: str, port: int, state: State, follow: bool, allow_unsigned: bool
+    tag: str, host: str, port: int, state: State, follow: bool, allow_unsigned: bool, config: Path | None
 ) -> tuple[list[str], dict[str, str]]:
-    """What to run, with which environment. A Bento's path names it where a module could have its tag's name."""
+    """What to run, with which environment. A Bento's path names it where a module could have its tag's name.
+
+    How many threads compute is left as the user has it (OMP_NUM_THREADS and the like).
+    """
+    named = config or (Path(os.environ[SERVICE]) if os.environ.get(SERVICE) else None)
+    if named is not None:
+        read_config(named)
     command = [sys.executable, "-m", "bentoml", "serve", str(bento_path(tag, state)),
                "--host", host, "--port", str(port)]
     environment = os.environ | QUIET | {
@@ -81,7 +94,10 @@ def _command(
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "POLARSCORE_FOLLOW": "1" if follow else "0",
-    } | ({"POLARSCORE_ALLOW_UNSIGNED": "1"} if allow_unsigned else {})
+        LISTEN: host,
+        API_KEYS: str(keys_path(state)),
+    } | ({"POLARSCORE_ALLOW_UNSIGNED": "1"} if allow_unsigned else {}) | (
+        {SERVICE: str(named.absolute())} if named else {})
     return command, environment
 
 
@@ -94,6 +110,14 @@ def _address(host: str) -> str:
         return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     except OSError:
         raise InputError(f"the host '{host}' is unknown. Expected an address such as 127.0.0.1 or 0.0.0.0.") from None
+
+
+def _refuse_open_house(address: str, state: State) -> None:
+    """Others reach the service: somebody should be able to ask it something, and only those with a key."""
+    path = keys_path(state)
+    if not Keyring(path).usable() and not is_loopback(address):
+        raise InputError(f"on {address} others reach the service, so every request needs an API key, and {path} has "
+                         "none that is usable. Make one: polarscore apikey create NAME --scope score.")
 
 
 def _refuse_taken(host: str, port: int) -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from registry.envelope import NOBODY, PUBLIC_KEY, SIGNATURE, Proof, verify
 from registry.keys import Keys, key_id
-from serving.scorer import Scorer
+from serving.scorer import BY_DEFAULT, How, Scorer
 from training.errors import CheckFailed, InputError
 from training.model import SOURCES, SPEC, WEIGHTS, digest
 
@@ -45,7 +45,8 @@ def stored(models: Path, model: str, version: str) -> list[Stored]:
 
 
 def open_signed(
-    models: Path, model: str, version: str, keys: Keys, files: str | None = None, device: str | None = None
+    models: Path, model: str, version: str, keys: Keys, files: str | None = None, device: str | None = None,
+    how: How = BY_DEFAULT,
 ) -> Scorer:
     """The scorer of a version that the store has, signed.
 
@@ -62,7 +63,7 @@ def open_signed(
                 raise CheckFailed(f"the files in {found.folder} are not signed")
             if files not in (None, found.facts["digest"]):
                 raise CheckFailed(f"the files in {found.folder} are not those of version {version} that the log names")
-            return open_scorer(found.folder, found.facts, keys, device)
+            return open_scorer(found.folder, found.facts, keys, device, how)
         except CheckFailed as error:
             refused = refused or error
     if refused:
@@ -71,7 +72,9 @@ def open_signed(
                      f"Bundle it here: polarscore bundle --model models:/{model}/{version}")
 
 
-def open_scorer(folder: Path, facts: Mapping[str, Any], keys: Keys, device: str | None = None) -> Scorer:
+def open_scorer(
+    folder: Path, facts: Mapping[str, Any], keys: Keys, device: str | None = None, how: How = BY_DEFAULT
+) -> Scorer:
     """The scorer of a model's folder, if its files are those that were signed.
 
     facts: `model`, `version`, `digest` of the files and `signed_by`, as `registry.export` wrote them.
@@ -95,7 +98,8 @@ def open_scorer(folder: Path, facts: Mapping[str, Any], keys: Keys, device: str 
         except CheckFailed as error:
             raise CheckFailed(f"the files in {folder} are refused: {error}. "
                               f"Bundle the version again: polarscore bundle --model …") from None
-        return Scorer.from_folder(copy, str(facts["version"]), device, name=str(facts["model"]), proof=proof)
+        return Scorer.from_folder(copy, str(facts["version"]), device, name=str(facts["model"]), proof=proof,
+                                  how=how)
 
 
 def prove(folder: Path, expected: str, keys: Keys) -> Proof:

@@ -1,5 +1,7 @@
 """A request that the service refuses: one error format, with a status, and never the text of an item."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -24,11 +26,15 @@ class Error(BaseModel):
 
 
 class Refusal(InputError):
-    """A request at fault, or one that cannot be served now. where: None where it is the whole body."""
+    """A request at fault, or one that cannot be served now. where: None where it is the whole body.
 
-    def __init__(self, kind: str, message: str, where: str | None = None, status: int = 400):
+    headers: those that the answer has beside the usual ones, as Retry-After.
+    """
+
+    def __init__(self, kind: str, message: str, where: str | None = None, status: int = 400,
+                 headers: Mapping[str, str] = MappingProxyType({})):
         super().__init__(message)
-        self.kind, self.message, self.where, self.status = kind, message, where, status
+        self.kind, self.message, self.where, self.status, self.headers = kind, message, where, status, headers
 
     def body(self) -> Error:
         """`{"error": {"type", "message", "where"}}`."""

