@@ -135,8 +135,14 @@ class Scorer:
             self._process.close()
 
     def warm_up(self) -> None:
-        """Score one item, so that the first request need not wait for what is loaded or compiled on first use."""
+        """So that the first request need not wait for what is loaded or compiled on first use."""
+        with self._turn:
+            self._ready.warm_up()
         self.score([Item(text="warming up", answer=0, spans=((0, 7),) * self.entities)])
+
+    def remember(self, parts: Sequence[Prepared]) -> None:
+        """Keep the vectors of what was scored for later, if the cache keeps any on disk; not at once."""
+        self._ready.remember([part.read for part in parts])
 
     def score(self, items: Sequence[Item]) -> list[Scored]:
         """`run` what is prepared, at once.

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -32,8 +32,9 @@ from serving.lineup import Lineup
 from serving.meters import Meters
 from serving.opening import open_scorer, open_signed
 from serving.scorer import BY_DEFAULT, How, Scorer
+from training.capacity import has_bf16
 from training.embeddings import EmbeddingCache
-from training.encoder import Encoder, EncoderSpec
+from training.encoder import Encoder, EncoderSpec, best_device
 from training.errors import CheckFailed, InputError, PolarscoreError
 from training.state import State
 
@@ -98,7 +99,7 @@ class RiskScorer:
             follows()
             config = config_from()
             read_keys(keys_path(state))
-            load_scorer(Keys.of(state), device="cpu").close()
+            load_scorer(Keys.of(state), "cpu", how_of(state, config)).close()
             with Store(state.database_url) as store:
                 Journal(journal_of(state), store, config.keeping.journal).close(0)
         except PolarscoreError as error:
@@ -119,11 +120,13 @@ def how_of(state: State, config: ServiceConfig) -> How:
 
     What the service encodes goes into the file only where it may keep something of a text.
     """
-    def cache(spec: EncoderSpec) -> EmbeddingCache:
+    @cache
+    def vectors(spec: EncoderSpec) -> EmbeddingCache:  # one for all versions on an encoder
+        exact = not has_bf16(best_device())  # others rely on vectors in float32
         return EmbeddingCache(state.embeddings, partial(Encoder, spec.name), spec,
-                              writes=config.keeping.text != "drop")
+                              writes=exact and config.keeping.text != "drop")
 
-    return How(cache, config.batching.tokens, config.source_seconds)
+    return How(vectors, config.batching.tokens, config.source_seconds)
 
 
 def load_scorer(keys: Keys, device: str | None = None, how: How = BY_DEFAULT) -> Scorer:

@@ -66,10 +66,16 @@ class FakeReady:
 
     def prepare(self, texts, spans):
         read = passages(texts, spans)
-        return Prepared(text_keys(self._model.spec.encoder, read), None, fake_encode(read), np.ones(len(read), bool))
+        return Prepared(text_keys(self._model.spec.encoder, read), None, np.full(len(read), -1), fake_encode(read), [])
 
     def beliefs(self, parts):
         return beliefs_in(self._model.harmonizer, np.concatenate([part.vectors for part in parts]))
+
+    def remember(self, parts):
+        pass
+
+    def warm_up(self):
+        pass
 
 
 def fake_scorer(folder, name=None):

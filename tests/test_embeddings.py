@@ -105,7 +105,7 @@ def test_what_several_prepared_is_scored_in_one_pass_as_if_each_were_alone(kind)
     texts = np.array(["one", "two words", "three more words", "one"], dtype=object)
     spans = np.empty((4, 0, 2), dtype=np.int64)
     parts = [made.prepare(texts[a:b], spans[a:b]) for a, b in ((0, 1), (1, 3), (3, 4))]
-    assert all(part.work > 0 for part in parts)
+    assert [len(part.tokens.lengths) for part in parts] == [1, 2, 1]
     together = made.beliefs(parts)
     for row in range(4):
         alone = made.beliefs([made.prepare(texts[row : row + 1], spans[:1])])
@@ -114,6 +114,43 @@ def test_what_several_prepared_is_scored_in_one_pass_as_if_each_were_alone(kind)
     assert again.work == 0 if kind == "vectors" else again.work > 0
     assert made.beliefs([again]) == pytest.approx(together, abs=1e-5)
     assert parts[0].keys == text_keys(default_spec(), ["one"])
+    several = made.prepare(np.array(["new"] * 5, dtype=object), np.empty((5, 0, 2), dtype=np.int64))
+    assert len(several.tokens.lengths) == 1
+    assert np.ptp(made.beliefs([several, several]), axis=0).max() == 0
+    made.warm_up()
+
+
+def test_what_was_scored_is_written_later_unless_it_was_erased_meanwhile(tmp_path):
+    cache = EmbeddingCache(tmp_path / "cache.db", Encoder, default_spec())
+    made = ready(make_harmonizer("mlp", 384, 3, 0).eval(), default_spec(), "cpu", cache)
+    spans = np.empty((1, 0, 2), dtype=np.int64)
+    rows = []
+    for number, text in enumerate(["kept", "erased"]):
+        part = made.prepare(np.array([text], dtype=object), spans)
+        made.beliefs([part])
+        with sqlite3.connect(tmp_path / "cache.db") as database:
+            if number:
+                database.execute("PRAGMA user_version = 5")
+        made.remember([part])
+        cache._writing.submit(lambda: None).result()
+        rows.append(database.execute("SELECT count(*) FROM vectors").fetchone()[0])
+        database.close()
+    assert rows == [1, 1]
+
+
+def test_a_file_that_is_damaged_meanwhile_stops_nobody(tmp_path, caplog):
+    path = tmp_path / "cache.db"
+    cache = EmbeddingCache(path, Encoder, default_spec())
+    made = ready(make_harmonizer("mlp", 384, 3, 0).eval(), default_spec(), "cpu", cache)
+    for each in tmp_path.iterdir():
+        each.unlink()
+    path.write_text("dear diary, " * 500)
+    for _ in range(2):
+        part = made.prepare(np.array(["text"], dtype=object), np.empty((1, 0, 2), dtype=np.int64))
+        assert made.beliefs([part]).shape == (1, 3)
+        made.remember([part])
+    cache._writing.submit(lambda: None).result()
+    assert caplog.text.count("cannot be used") == 1
 
 
 def test_float32_is_what_this_processor_computes_in_unless_it_has_better():

@@ -78,10 +78,16 @@ class Ones:
         self._harmonizer = model.harmonizer
 
     def prepare(self, texts, spans):
-        return Prepared([b"key"] * len(texts), None, np.ones((len(texts), 384), np.float32), np.ones(len(texts), bool))
+        return Prepared([b"key"] * len(texts), None, np.full(len(texts), -1), np.ones((len(texts), 384), np.float32), [])
 
     def beliefs(self, parts):
         return beliefs_in(self._harmonizer, np.concatenate([part.vectors for part in parts]))
+
+    def remember(self, parts):
+        pass
+
+    def warm_up(self):
+        pass
 
 
 @pytest.fixture

@@ -62,6 +62,17 @@ def test_what_is_remembered_is_bounded_and_forgetting_changes_nothing(monkeypatc
     assert fast([])[0].shape == (0,)
 
 
+def test_pieces_whose_hashes_are_made_to_agree_are_not_mixed_up(tokenizer):
+    def thue_morse(length, zero, one):
+        return "".join(one if number.bit_count() % 2 else zero for number in range(length))
+
+    texts = [thue_morse(2048, "a", "!"), thue_morse(2048, "!", "a"), thue_morse(1024, "b", "-")]
+    fast = WordPiece.of(tokenizer, MAX_TOKENS)
+    for _ in range(2):
+        ids, _ = fast(texts)
+        assert ids.tolist() == [number for text in texts for number in tokenizer.encode(text).ids]
+
+
 def test_several_threads_share_what_is_remembered(tokenizer):
     fast = WordPiece.of(tokenizer, MAX_TOKENS)
     texts = [f"n{number % 700} of {number}" for number in range(4000)]

@@ -6,9 +6,11 @@ SHA-256 digests of encoder and text: neither holds a text.
 
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +24,9 @@ from training.reading import MAX_TOKENS
 IN_MEMORY = 128 * 2**20  # bytes of vectors
 CHUNK = 2048  # texts encoded and kept at a time
 PARAMETERS = 500  # keys of one query
+WAITING = 8  # batches of vectors that may wait to be written
+
+LOG = logging.getLogger("bentoml.polarscore")
 
 
 class Encodes(Protocol):
@@ -96,7 +101,9 @@ class EmbeddingCache:
         """
         self._path, self._make_encoder, self.spec, self._writes = path, make_encoder, spec, writes
         self._encoder: Encodes | None = None
-        self._memory, self._seen = Memory(spec.width, memory), 0
+        self._memory, self._seen, self._turn = Memory(spec.width, memory), 0, threading.Lock()
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="vectors")
+        self._waiting, self._told = 0, False
         if path is None:
             return
         try:
@@ -141,15 +148,14 @@ class EmbeddingCache:
         with closing(self._connect()) as database:
             erased = self._forget_if_told(database)
             vectors, known = self._memory.find(keys)
-            missing = [keys[row] for row in np.flatnonzero(~known).tolist()]
-            stored = self._fetch(database, list(dict.fromkeys(missing)))
-        rows = [row for row in np.flatnonzero(~known).tolist() if keys[row] in stored]
-        if rows:
-            found = np.frombuffer(b"".join(stored[keys[row]] for row in rows), dtype=np.float32)
-            vectors[rows] = found.reshape(len(rows), -1)
-            known[rows] = True
-            self._memory.put([keys[row] for row in rows], vectors[rows])
+            rows, found = self._fetch(database, keys, np.flatnonzero(~known).tolist())
+            vectors[rows], known[rows] = found, True
+            self._put([keys[row] for row in rows], found, erased, database)
         return vectors, known, erased
+
+    def remembered(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Of the vectors in memory alone: as `find`."""
+        return self._memory.find(keys)
 
     def keep(self, keys: Sequence[bytes], vectors: np.ndarray, erased: int) -> None:
         """Remember vectors (n, width), in the file too if there is one to be written.
@@ -160,29 +166,86 @@ class EmbeddingCache:
         if self._path is None:
             return self._memory.put(keys, vectors)
         with closing(self._connect()) as database, database:
-            database.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
-            if self._forget_if_told(database) != erased:
-                return None
-            self._memory.put(keys, vectors)
             if self._writes:
+                database.execute("BEGIN IMMEDIATE")
+            if self._put(keys, vectors, erased, database) and self._writes:
                 database.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)",
                                      [(key, vector.tobytes()) for key, vector in zip(keys, vectors, strict=True)])
         return None
 
+    def found(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, int]:
+        """`find`, but a file that cannot be read has nothing, and the log says so once."""
+        try:
+            return self.find(keys)
+        except sqlite3.Error as error:
+            self._complain(error)
+            return *self._memory.find(keys), self._seen
+
+    def put(self, keys: Sequence[bytes], vectors: np.ndarray, erased: int) -> None:
+        """`keep`, but in memory alone, and whatever the file is like."""
+        if self._path is None:
+            return self._memory.put(keys, vectors)
+        try:
+            with closing(self._connect()) as database:
+                self._put(keys, vectors, erased, database)
+        except sqlite3.Error as error:
+            self._complain(error)
+        return None
+
+    def keep_later(self, keys: Sequence[bytes], erased: int) -> None:
+        """`keep` what is in memory, in a thread of its own: it is only a cache, so what cannot be written is left out."""
+        if self._path is None or not self._writes or self._waiting >= WAITING:
+            return
+        self._waiting += 1
+        self._writing.submit(self._keep_now, list(keys), erased)
+
+    def _keep_now(self, keys: list[bytes], erased: int) -> None:
+        try:
+            vectors, known = self._memory.find(keys)
+            self.keep([key for key, there in zip(keys, known.tolist(), strict=True) if there], vectors[known], erased)
+        except sqlite3.Error as error:
+            self._complain(error)
+        finally:
+            self._waiting -= 1
+
+    def _complain(self, error: sqlite3.Error) -> None:
+        if not self._told:
+            self._told = True
+            LOG.warning("the embedding cache %s cannot be used: %s. Texts are encoded again", self._path, error)
+
+    def _put(self, keys: Sequence[bytes], vectors: np.ndarray, erased: int, database: sqlite3.Connection) -> bool:
+        """Put vectors into memory, unless more was erased: whether they are there."""
+        if not len(keys):
+            return True
+        with self._turn:
+            if int(database.execute("PRAGMA user_version").fetchone()[0]) != erased or self._seen != erased:
+                return False
+            self._memory.put(keys, vectors)
+            return True
+
     def _forget_if_told(self, database: sqlite3.Connection) -> int:
-        erased = int(database.execute("PRAGMA user_version").fetchone()[0])
-        if erased != self._seen:
-            self._memory.clear()
-            self._seen = erased
-        return erased
+        with self._turn:
+            erased = int(database.execute("PRAGMA user_version").fetchone()[0])
+            if erased != self._seen:
+                self._memory.clear()
+                self._seen = erased
+            return erased
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path or "", timeout=60)
+        database = sqlite3.connect(self._path or "", timeout=60)
+        database.execute("PRAGMA synchronous = OFF")  # a power cut costs a cache
+        return database
 
-    def _fetch(self, database: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
+    def _fetch(
+        self, database: sqlite3.Connection, keys: Sequence[bytes], rows: list[int]
+    ) -> tuple[list[int], np.ndarray]:
+        """Of these rows, those whose keys the file has, and their vectors (n, width)."""
+        wanted = list(dict.fromkeys(keys[row] for row in rows))
         found: dict[bytes, bytes] = {}
-        for start in range(0, len(keys), PARAMETERS):
-            chunk = keys[start : start + PARAMETERS]
+        for start in range(0, len(wanted), PARAMETERS):
+            chunk = wanted[start : start + PARAMETERS]
             marks = ",".join("?" * len(chunk))
             found |= dict(database.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", chunk).fetchall())
-        return found
+        there = [row for row in rows if keys[row] in found]
+        vectors = np.frombuffer(b"".join(found[keys[row]] for row in there), dtype=np.float32)
+        return there, vectors.reshape(len(there), self.spec.width)

@@ -154,7 +154,8 @@ def train(
 
 def embeddings(state: State) -> Callable[..., np.ndarray]:
     """The default encoder behind the state's cache: `encode(texts, progress)` as in `training.encoder`."""
-    cache = EmbeddingCache(state.prepare().embeddings, lambda: Encoder(DEFAULT_ENCODER, best_device()), default_spec())
+    cache = EmbeddingCache(state.prepare().embeddings, lambda: Encoder(DEFAULT_ENCODER, best_device(), half=False),
+                           default_spec())  # in float32 everywhere, so that a version does not depend on the machine
 
     def encode(texts: list[str], progress: Callable[[int, int], None] = lambda done, of: None) -> np.ndarray:
         done = 0

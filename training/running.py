@@ -1,7 +1,9 @@
 """Running a network over tokenised texts: in packs by a budget of tokens, copies and tokenising beside the compute."""
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,8 @@ from training.packing import packs
 from training.reading import Tokens
 
 PACK_TOKENS = {"cpu": 2_048, "cuda": 65_536}
-CHUNK = 8_192  # texts tokenised at a time
+CHUNK = 4_096  # texts tokenised at a time
+TOKENISING = 6  # threads at most
 
 
 def pack_tokens_for(device: str) -> int:
@@ -102,13 +105,14 @@ class Runner:
 
 
 def ahead(read: Callable[..., Tokens], *columns: Sequence[Any] | np.ndarray) -> Iterator[Tokens]:
-    """Texts tokenised chunk by chunk, each while the one before is used; none for no text."""
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenising") as pool:
-        pending = None
-        for start in range(0, len(columns[0]), CHUNK):
-            following = pool.submit(read, *(column[start : start + CHUNK] for column in columns))
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
+    """Texts tokenised chunk by chunk, in their order, the next ones while one is used; none for no text."""
+    starts = range(0, len(columns[0]), CHUNK)
+    workers = max(1, min(TOKENISING, (os.cpu_count() or 1) // 2, len(starts)))
+    with ThreadPoolExecutor(workers, thread_name_prefix="tokenising") as pool:
+        pending: deque[Future[Tokens]] = deque()
+        for start in starts:
+            pending.append(pool.submit(read, *(column[start : start + CHUNK] for column in columns)))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

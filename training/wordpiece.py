@@ -5,47 +5,64 @@ tokenizer makes of a piece is asked once, and remembered by a hash of the piece,
 of the tokenizer's special tokens is left to the tokenizer.
 
 The hash of bytes c_s … c_e is Σ c_i p^(i − s), modulo 2^64, mixed, with an odd p drawn when the process starts:
-one running sum over many texts gives those of all their pieces. Two pieces could only be made to agree if they were
-longer than a thousand bytes, of which the tokenizer makes the same unknown word.
+one running sum over many texts gives those of all their pieces. Whatever p is, two pieces can be made to agree if they
+are longer than a thousand bytes; long ones are asked anew each time.
 """
 
 import json
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 BETWEEN = " \x00 "  # between two texts; no text that is read here has it
 REMEMBERED = 2**17  # pieces, at which all are forgotten before the next are read
 AT_ONCE = 2**19  # characters
+LONG = 512  # bytes of a piece that is not remembered
 SPACE = ord(" ")
 SLOTS = 20  # bits of the hash that choose a place: four times what is remembered and comes at once
 LOWER = np.frombuffer(bytes(range(256)).lower().translate(bytes.maketrans(b"\t\n\r", b"   ")), dtype=np.uint8)
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Pieces:
-    """What a tokenizer makes of pieces, by their hashes, in an open-addressed table. Not for two threads at a time."""
+class Table(NamedTuple):
+    """Open-addressed: the hash and the number at each place, 0 being nobody's hash; and the token ids by number.
 
-    def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
+    ids: those of number i begin at starts[i] and end at starts[i + 1].
+    """
+
+    hashes: np.ndarray
+    numbers: np.ndarray
+    starts: np.ndarray
+    ids: np.ndarray
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """The place of each hash, or the free one where it would be."""
+        places = (hashes >> np.uint64(64 - SLOTS)).astype(np.int64)
+        found = self.hashes[places]
+        elsewhere = np.flatnonzero((found != hashes) & (found != 0))
+        while len(elsewhere):
+            places[elsewhere] = (places[elsewhere] + 1) % 2**SLOTS
+            found = self.hashes[places[elsewhere]]
+            elsewhere = elsewhere[(found != hashes[elsewhere]) & (found != 0)]
+        return places
+
+
+class Pieces:
+    """What a tokenizer makes of pieces, by their hashes. Safe to share between threads, which read at the same time."""
+
+    def __init__(self, tokenizer: Any, first: dict[str, Sequence[int]]):
+        """first: pieces whose token ids are known from the start."""
+        self._tokenizer, self._first, self._turn = tokenizer, first, threading.Lock()
         self._base = secrets.randbits(64) | 1
         self._powers = _powers(self._base, AT_ONCE)
         self._inverse = _powers(pow(self._base, -1, 2**64), AT_ONCE)
-        self.forget()
+        self._forget()
 
     def __len__(self) -> int:
         return self._count
-
-    def forget(self) -> None:
-        """All of it."""
-        self._count = 0
-        self._hashes = np.zeros(2**SLOTS, dtype=np.uint64)  # 0: nobody's place
-        self._numbers = np.zeros(2**SLOTS, dtype=np.int32)
-        self._starts = np.zeros(REMEMBERED, dtype=np.int64)  # where in `_ids` those of a piece begin, and, next, end
-        self._ids = np.zeros(2 * REMEMBERED, dtype=np.int32)
 
     def read(self, text: bytes) -> np.ndarray:
         """The token ids (T,) of all pieces of a text in UTF-8, in their order, none of them special."""
@@ -53,54 +70,64 @@ class Pieces:
         edges = np.flatnonzero(np.diff(units != SPACE, prepend=False, append=False))
         firsts, ends = edges[::2], edges[1::2]
         hashes = self._hashed(units, firsts, ends)
-        places = self._find(hashes)
-        unknown = np.flatnonzero(self._hashes[places] == 0)
-        if len(unknown):
-            for row in unknown[np.unique(hashes[unknown], return_index=True)[1]].tolist():
-                piece = units[firsts[row] : ends[row]].tobytes().decode()
-                self._add(hashes[row : row + 1], self._tokenizer.encode(piece, add_special_tokens=False).ids)
-            places = self._find(hashes)
-        numbers = self._numbers[places]
-        starts = self._starts[numbers]
-        lengths = self._starts[numbers + 1] - starts
-        return self._ids[np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)]
+        if len(self) > REMEMBERED:
+            with self._turn:
+                self._forget()
+        while True:
+            table = self._table
+            places = table.find(hashes)
+            unknown = np.flatnonzero(table.hashes[places] == 0)
+            if not len(unknown):
+                break
+            rows = unknown[np.unique(hashes[unknown], return_index=True)[1]].tolist()
+            self._learn([units[firsts[row] : ends[row]].tobytes().decode() for row in rows], hashes[rows])
+        numbers = table.numbers[places]
+        starts = table.starts[numbers]
+        lengths = table.starts[numbers + 1] - starts
+        return table.ids[np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)]
 
-    def add(self, piece: str, ids: Sequence[int]) -> None:
-        """Remember the token ids of a piece."""
-        units = LOWER[np.frombuffer(piece.encode(), dtype=np.uint8)]
-        self._add(self._hashed(units, np.array([0]), np.array([len(units)])), ids)
+    def _forget(self) -> None:
+        self._count = 0
+        self._table = Table(np.zeros(2**SLOTS, dtype=np.uint64), np.zeros(2**SLOTS, dtype=np.int32),
+                            np.zeros(REMEMBERED, dtype=np.int64), np.zeros(2 * REMEMBERED, dtype=np.int32))
+        for piece, ids in self._first.items():
+            units = LOWER[np.frombuffer(piece.encode(), dtype=np.uint8)]
+            self._add(self._hashed(units, np.array([0]), np.array([len(units)])), ids)
 
     def _hashed(self, units: np.ndarray, firsts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        if len(units) > len(self._powers):
-            self._powers = _powers(self._base, len(units))
-            self._inverse = _powers(pow(self._base, -1, 2**64), len(units))
+        powers, inverse = self._powers, self._inverse
+        if len(units) > len(powers):
+            powers, inverse = _powers(self._base, len(units)), _powers(pow(self._base, -1, 2**64), len(units))
         sums = np.zeros(len(units) + 1, dtype=np.uint64)
-        np.cumsum(self._powers[: len(units)] * units, out=sums[1:])
-        mixed = (sums[ends] - sums[firsts]) * self._inverse[firsts]
+        np.cumsum(powers[: len(units)] * units, out=sums[1:])
+        mixed = (sums[ends] - sums[firsts]) * inverse[firsts]
         mixed = (mixed ^ (mixed >> np.uint64(29))) * ODD
         mixed = (mixed ^ (mixed >> np.uint64(32))) * ODD
+        for row in np.flatnonzero(ends - firsts >= LONG).tolist():
+            mixed[row] = secrets.randbits(64)
         return np.maximum(mixed, np.uint64(1))
 
-    def _find(self, hashes: np.ndarray) -> np.ndarray:
-        """The place of each hash, or the free one where it would be."""
-        places = (hashes >> np.uint64(64 - SLOTS)).astype(np.int64)
-        found = self._hashes[places]
-        elsewhere = np.flatnonzero((found != hashes) & (found != 0))
-        while len(elsewhere):
-            places[elsewhere] = (places[elsewhere] + 1) % 2**SLOTS
-            found = self._hashes[places[elsewhere]]
-            elsewhere = elsewhere[(found != hashes[elsewhere]) & (found != 0)]
-        return places
+    def _learn(self, pieces: Sequence[str], hashes: np.ndarray) -> None:
+        """Ask the tokenizer."""
+        asked = [one.ids for one in self._tokenizer.encode_batch(list(pieces), add_special_tokens=False)]
+        with self._turn:
+            for row, ids in enumerate(asked):
+                self._add(hashes[row : row + 1], ids)
 
     def _add(self, hashed: np.ndarray, ids: Sequence[int]) -> None:
-        place, number, start = int(self._find(hashed)[0]), self._count, int(self._starts[self._count])
-        self._hashes[place], self._numbers[place], self._count = hashed[0], number, number + 1
-        if number + 2 > len(self._starts):
-            self._starts = np.resize(self._starts, 2 * len(self._starts))
-        if start + len(ids) > len(self._ids):
-            self._ids = np.resize(self._ids, 2 * (start + len(ids)))
-        self._ids[start : start + len(ids)] = ids
-        self._starts[number + 1] = start + len(ids)
+        table, number = self._table, self._count
+        place, start = int(table.find(hashed)[0]), int(table.starts[number])
+        if table.hashes[place]:
+            return  # another thread was first
+        if number + 2 > len(table.starts):
+            table = table._replace(starts=np.resize(table.starts, 2 * len(table.starts)))
+        if start + len(ids) > len(table.ids):
+            table = table._replace(ids=np.resize(table.ids, 2 * (start + len(ids))))
+        table.ids[start : start + len(ids)] = ids
+        table.starts[number + 1] = start + len(ids)
+        self._table, self._count = table, number + 1
+        table.numbers[place] = number
+        table.hashes[place] = hashed[0]  # last: whoever finds it finds the rest
 
 
 class WordPiece:
@@ -109,7 +136,7 @@ class WordPiece:
     def __init__(self, tokenizer: Any, most: int, first: int, last: int):
         """most: tokens of a text, the special ones `first` and `last` included."""
         self._most, self._first, self._last = most, first, last
-        self._pieces, self._turn = Pieces(tokenizer), threading.Lock()
+        self._pieces = Pieces(tokenizer, {BETWEEN.strip(): (last, first)})
         self._special = ["\x00"] + [token.content for token in tokenizer.get_added_tokens_decoder().values()]
 
     @classmethod
@@ -131,8 +158,8 @@ class WordPiece:
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (T,) int32 of texts that it takes, one after the other, and the number of tokens of each (n,)."""
-        with self._turn:
-            found = [self._read(some) for some in _some_at_once(texts)]
+        found = [self._pieces.read((BETWEEN + BETWEEN.join(some) + BETWEEN).encode("utf-8", "replace"))[1:-1]
+                 for some in _some_at_once(texts)]
         ids = np.concatenate(found) if found else np.empty(0, dtype=np.int32)
         starts = np.flatnonzero(ids == self._first)  # no piece has it
         lengths = np.diff(starts, append=len(ids))
@@ -142,14 +169,6 @@ class WordPiece:
         ids = ids[np.arange(len(ids)) - np.repeat(starts, lengths) < np.repeat(kept, lengths)]
         ids[np.cumsum(kept) - 1] = self._last
         return ids, kept
-
-    def _read(self, texts: Sequence[str]) -> np.ndarray:
-        """All token ids of texts, however long they are."""
-        if len(self._pieces) > REMEMBERED:
-            self._pieces.forget()
-        if not len(self._pieces):
-            self._pieces.add(BETWEEN.strip(), (self._last, self._first))
-        return self._pieces.read((BETWEEN + BETWEEN.join(texts) + BETWEEN).encode("utf-8", "replace"))[1:-1]
 
 
 def _some_at_once(texts: Sequence[str]) -> Iterator[Sequence[str]]:
