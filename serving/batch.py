@@ -11,6 +11,8 @@ import pandas as pd
 
 from monitoring.store import ScoredAnswer, Store
 from registry.versions import Versions
+from training.embeddings import text_keys
+from training.encoder import default_spec, passages
 from training.errors import InputError
 from training.job import embeddings
 from training.model import Scores, load
@@ -79,15 +81,16 @@ def _kept(frame: pd.DataFrame, table: Table, scores: Scores, name: str) -> list[
     names = np.array([*table.classes, None], dtype=object)
     said, answers, own = names[table.votes], names[table.answers], names[scores.harmonizer_answers]
     sources = [source.name for source in table.sources]
+    keys = text_keys(default_spec(), passages(table.texts, table.spans))  # so that the vectors can be forgotten
     return [
         ScoredAnswer(
             score_id=score_id, item_id=item_id, model=name, version=str(version), answer=answer,
             harmonizer_answer=harmonizer_answer, risk=None if answer is None else float(risk),
             probabilities=dict(zip(table.classes, map(float, p), strict=True)),
             votes={source: vote for source, vote in zip(sources, votes, strict=True) if vote is not None},
-            votes_used=bool(used), text_length=len(text),
+            votes_used=bool(used), text_length=len(text), text_hash=key.hex(),
         )
-        for score_id, item_id, version, answer, harmonizer_answer, risk, p, votes, used, text in zip(
+        for score_id, item_id, version, answer, harmonizer_answer, risk, p, votes, used, text, key in zip(
             frame["score_id"], frame["id"], frame["version"], answers, own, scores.risk, scores.probabilities, said,
-            scores.votes_used, table.texts, strict=True)
+            scores.votes_used, table.texts, keys, strict=True)
     ]

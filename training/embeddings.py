@@ -193,7 +193,7 @@ class EmbeddingCache:
         return None
 
     def keep_later(self, keys: Sequence[bytes], erased: int) -> None:
-        """`keep` what is in memory, in a thread of its own: it is only a cache, so what cannot be written is left out."""
+        """`keep` what is in memory, in a thread of its own. What cannot be written is left out: it is only a cache."""
         if self._path is None or not self._writes or self._waiting >= WAITING:
             return
         self._waiting += 1

@@ -90,14 +90,14 @@ class Reader:
 
     def _ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (T,) int32, one text after the other, and the number of tokens of each (n,)."""
+        if self._plain and self._plain.takes("\n".join(texts)):
+            return self._plain(texts)
         plain = [self._plain is not None and self._plain.takes(text) for text in texts]
         others = [text for text, taken in zip(texts, plain, strict=True) if not taken]
         read = _flat([one.ids for one in self._tokenizer.encode_batch_fast(_whole(others))])
         if self._plain is None or len(others) == len(texts):
             return read
         taken = self._plain([text for text, taken in zip(texts, plain, strict=True) if taken])
-        if not others:
-            return taken
         ids, lengths = (np.concatenate(each) for each in zip(taken, read, strict=True))
         both = Tokens(ids, lengths, np.empty((len(ids), 0), dtype=np.float32))
         ordered = both.take(np.argsort(np.argsort(~np.array(plain), kind="stable")))

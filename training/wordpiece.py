@@ -19,10 +19,10 @@ import numpy as np
 
 BETWEEN = " \x00 "  # between two texts; no text that is read here has it
 REMEMBERED = 2**17  # pieces, at which all are forgotten before the next are read
-AT_ONCE = 2**19  # characters
+AT_ONCE = 2**17  # characters
 LONG = 512  # bytes of a piece that is not remembered
 SPACE = ord(" ")
-SLOTS = 20  # bits of the hash that choose a place: four times what is remembered and comes at once
+SLOTS = 19  # bits of the hash that choose a place, three times as many as there are pieces at most
 LOWER = np.frombuffer(bytes(range(256)).lower().translate(bytes.maketrans(b"\t\n\r", b"   ")), dtype=np.uint8)
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -57,8 +57,8 @@ class Pieces:
         """first: pieces whose token ids are known from the start."""
         self._tokenizer, self._first, self._turn = tokenizer, first, threading.Lock()
         self._base = secrets.randbits(64) | 1
-        self._powers = _powers(self._base, AT_ONCE)
-        self._inverse = _powers(pow(self._base, -1, 2**64), AT_ONCE)
+        self._powers = _powers(self._base, 2 * AT_ONCE)
+        self._inverse = _powers(pow(self._base, -1, 2**64), 2 * AT_ONCE)
         self._forget()
 
     def __len__(self) -> int:
@@ -99,7 +99,8 @@ class Pieces:
         if len(units) > len(powers):
             powers, inverse = _powers(self._base, len(units)), _powers(pow(self._base, -1, 2**64), len(units))
         sums = np.zeros(len(units) + 1, dtype=np.uint64)
-        np.cumsum(powers[: len(units)] * units, out=sums[1:])
+        np.multiply(powers[: len(units)], units.astype(np.uint64), out=sums[1:])
+        np.cumsum(sums[1:], out=sums[1:])
         mixed = (sums[ends] - sums[firsts]) * inverse[firsts]
         mixed = (mixed ^ (mixed >> np.uint64(29))) * ODD
         mixed = (mixed ^ (mixed >> np.uint64(32))) * ODD
@@ -153,7 +154,7 @@ class WordPiece:
         return cls(tokenizer, most, *around)
 
     def takes(self, text: str) -> bool:
-        """Whether the text holds nothing special."""
+        """Whether the text, or many in one, holds nothing special."""
         return not any(special in text for special in self._special)
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
