@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from serving import schema
 from serving.bodies import JSON, LINES, Bodies, kind_of
 from serving.config import ServiceConfig
-from serving.entry import LISTEN, is_loopback
+from serving.entry import heard_on, is_loopback
 from serving.guard import REQUEST_ID
 from serving.openapi import PAGE, openapi
 from serving.refusal import Refusal
@@ -52,7 +52,9 @@ def make_app() -> Starlette:
         kind = kind_of(request, JSON, LINES)
         scoring = Scoring(state.desk, state.batcher, preparing, limits)
         if kind == LINES:
-            return LineResponse(request, scoring, limits, streams.admitted(scoring.admitted(patient=True)))
+            admission = scoring.admitted(patient=True)
+            streams.admit()
+            return LineResponse(request, scoring, limits, admission, streams)
         with scoring.admitted():
             async with bodies.body(request, limits) as body:
                 scoring.admitted()  # others may have come while it was read
@@ -81,7 +83,8 @@ def make_app() -> Starlette:
 
     async def docs(request: Request) -> Response:
         state = request.app.state
-        return JSONResponse(openapi(state.desk.version(), state.config.limits, not is_loopback(os.environ.get(LISTEN))))
+        keys = not is_loopback(heard_on(state.config.keys, os.environ))
+        return JSONResponse(openapi(state.desk.version(), state.config.limits, keys))
 
     async def page(request: Request) -> Response:
         return HTMLResponse(PAGE)

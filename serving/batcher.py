@@ -27,7 +27,7 @@ MOST_REQUESTS = 8_192  # that wait for the thread
 MOST_ADMITTED = 2_048  # requests that are read, prepared or waiting
 MOST_BUDGETS = 128  # of tokens that wait for the thread
 PASS = 1 / 8  # of `wait`, that a pass may take
-CLOSE_S = 20.0
+CLOSE_S = 6.0  # by then, uvicorn has waited for requests already (`serving.launch`)
 
 
 class BatchMeters:
@@ -68,7 +68,7 @@ class Admission:
 
 
 class Batcher(Generic[T, R]):
-    """Passes of requests, first come first served. Its methods are for the event loop, its thread is its own.
+    """Passes of requests, first come first served. But for `close`, its methods are for the event loop.
 
     run: scores the requests of a pass, one result each in their order; it is called by one thread, a pass at a time.
     tokens: of one request. budget: tokens of one pass, which a request larger than that exceeds alone; fewer where a
@@ -129,7 +129,7 @@ class Batcher(Generic[T, R]):
 
         Raises:
             Refusal: too much is waiting, or the service has stopped.
-            Exception: whatever the pass raised.
+            Exception: whatever the pass raised, of this request.
         """
         tokens = self._size(work)
         loop = asyncio.get_running_loop()
@@ -162,8 +162,8 @@ class Batcher(Generic[T, R]):
             left = [entry for entry in self._queue if entry.work is not None]
             self._queue.clear()
             self._changed.notify_all()
-        self._deliver(left, overloaded("the service is stopping", 1.0))
-        for loop in {room.get_loop() for room in self._patient}:
+        self._deliver(left, [overloaded("the service is stopping", 1.0)] * len(left))
+        for loop in {room.get_loop() for room in list(self._patient)}:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._hand_over, [])
 
@@ -202,21 +202,33 @@ class Batcher(Generic[T, R]):
         while batch := self._next():
             began = time.monotonic()
             works, tokens = [entry.work for entry in batch], sum(entry.tokens for entry in batch)
-            outcome: list[R] | Exception
-            try:
-                outcome = self._run(works)  # type: ignore[arg-type]
-                if len(outcome) != len(batch):
-                    raise RuntimeError(f"a pass of {len(batch)} requests should give as many results. "
-                                       f"Found {len(outcome)}.")
+            outcome = self._outcome(works)  # type: ignore[arg-type]
+            if not any(isinstance(each, Exception) for each in outcome):
                 self._pace.learn(tokens, time.monotonic() - began)
-            except Exception as error:
-                outcome = error
             if self._meters:
                 self._meters.tokens.observe(tokens)
                 for entry in batch:
                     self._meters.waited.observe(began - entry.since)
             self._deliver(batch, outcome)
             del batch, works, outcome  # none of it is kept while the thread waits
+
+    def _outcome(self, works: list[T]) -> list[R | Exception]:
+        """What comes of each request. Where a pass raises, its halves are tried, so that it fails only those at fault.
+
+        A Refusal is of all: what they give cannot be kept.
+        """
+        try:
+            found = self._run(works)
+            if len(found) != len(works):
+                raise RuntimeError(f"a pass of {len(works)} requests should give as many results. Found {len(found)}.")
+            return list(found)
+        except Refusal as refusal:
+            return [refusal] * len(works)
+        except Exception as error:
+            if len(works) == 1:
+                return [error]
+        half = len(works) // 2
+        return [*self._outcome(works[:half]), *self._outcome(works[half:])]
 
     def _next(self) -> list[_Waiting[T, R]]:
         """The requests of the next pass, in order of arrival, as many as fit the budget and one at least; none: end."""
@@ -243,9 +255,8 @@ class Batcher(Generic[T, R]):
                 self._ended = True
             return batch
 
-    def _deliver(self, batch: list[_Waiting[T, R]], outcome: list[R] | Exception) -> None:
-        results: Sequence[R | Exception] = [outcome] * len(batch) if isinstance(outcome, Exception) else outcome
-        pairs = list(zip(batch, results, strict=True))
+    def _deliver(self, batch: list[_Waiting[T, R]], outcome: Sequence[R | Exception]) -> None:
+        pairs = list(zip(batch, outcome, strict=True))
         for loop in {entry.loop for entry in batch}:
             with suppress(RuntimeError):  # the loop is closed, and so nobody waits
                 loop.call_soon_threadsafe(self._hand_over, [pair for pair in pairs if pair[0].loop is loop])

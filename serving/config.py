@@ -87,7 +87,10 @@ class Beside(_Section):
 
 
 class ServiceConfig(_Section):
-    """All of it. source_seconds: what a source may take for one text before it counts as abstaining."""
+    """All of it. source_seconds: what a source may take for one text before it counts as abstaining.
+
+    keys: who needs an API key, those from beyond this machine or everybody (`serving.entry`).
+    """
 
     limits: Limits = Limits()
     batching: Batching = Batching()
@@ -95,6 +98,7 @@ class ServiceConfig(_Section):
     thresholds: Thresholds = Thresholds()
     beside: Beside = Beside()
     source_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
+    keys: Literal["beyond loopback", "always"] = "beyond loopback"
 
 
 def read_config(path: Path) -> ServiceConfig:

@@ -15,6 +15,7 @@ from serving.lingering import LITTLE
 from serving.refusal import Refusal
 
 HEAD_S = 10.0  # from the beginning of a connection, or of a further request, until its head is complete
+STOP_S = 10  # that requests under way may still take when the service stops, unless uvicorn was told
 READ_S = 60.0  # that a client may take until it reads on
 HEAD_BYTES = 64 * 2**10
 SPARED = 128  # file descriptors, for the journal, the store and the model
@@ -30,6 +31,7 @@ class Connection(_Chosen):
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a request, if there is room."""
         super().connection_made(transport)
+        self.config.timeout_graceful_shutdown = self.config.timeout_graceful_shutdown or STOP_S
         self._late: asyncio.TimerHandle | None = None  # runs while no request is being answered
         self._blocked: asyncio.TimerHandle | None = None  # runs while the client does not read
         self._said = 0  # bytes since the last request

@@ -26,6 +26,8 @@ from registry.promotion import promote
 from registry.stages import PRODUCTION, STAGING
 from registry.verification import verify
 from registry.versions import Version
+from serving.config import SERVICE
+from serving.keyfile import API_KEYS
 from serving.launch import running
 from training.calibration import measures, riskiest_share
 from training.errors import InputError
@@ -101,7 +103,7 @@ class _Steps:
 def _state_in(folder: Path) -> State:
     """All state and the keys inside the folder, whatever the environment says, also for the service."""
     home = folder / "state"
-    for name in ("MLFLOW_TRACKING_URI", "POLARSCORE_DATABASE_URL"):
+    for name in ("MLFLOW_TRACKING_URI", "POLARSCORE_DATABASE_URL", SERVICE, API_KEYS):
         os.environ.pop(name, None)
     os.environ |= {"POLARSCORE_HOME": str(home), "POLARSCORE_KEYS": str(folder / "keys")}
     return State.from_environment().prepare()

@@ -5,9 +5,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 
+from monitoring.feedback import unknown
 from monitoring.forgetting import Forgotten
 from monitoring.journal import Journal
 from monitoring.store import Feedback, ScoredAnswer
@@ -22,6 +24,7 @@ from serving.policy import decide, policy_of
 from serving.refusal import Refusal
 from serving.schema import Decision, Item, Policy, Score, ScoreResponse
 from serving.scorer import Scorer
+from serving.slices import Slice, Told
 from training.errors import InputError, PolarscoreError
 
 LOG = logging.getLogger("bentoml.polarscore")
@@ -85,33 +88,55 @@ class Desk:
         """`prepare`, for the parts of one request: whatever is swapped meanwhile, the same versions score them all."""
         return partial(self._lineup.prepare, failed=self._second_failed)
 
-    def finish(self, requests: Sequence[Ready]) -> list[ScoreResponse]:
+    def finish(self, requests: Sequence[Ready | Slice]) -> list[ScoreResponse | Told]:
         """Score prepared requests, in one pass; every score is in the journal before it is given.
+
+        Of a slice that is not the last of its request nothing is kept yet, and so only what was said of it is given.
 
         Raises:
             Refusal: the scores cannot be kept; nothing of the requests is kept then.
         """
+        scored = self._scored([each.ready if isinstance(each, Slice) else each for each in requests])
+        told = [each.joined(said) if isinstance(each, Slice) else said
+                for each, said in zip(requests, scored, strict=True)]
+        whole = [not isinstance(each, Slice) or each.last for each in requests]
+        self._keep([said for said, is_whole in zip(told, whole, strict=True) if is_whole])
+        return [self._response(said) if is_whole else said for said, is_whole in zip(told, whole, strict=True)]
+
+    def _scored(self, requests: Sequence[Ready]) -> list[Told]:
         found = run(requests, self._second_failed)
         decisions = self._decided(by for each in found for by in (*each.answers.values(), *each.shadow.values()))
-        rows, responses = list[ScoredAnswer](), list[ScoreResponse]()
+        told = list[Told]()
         keep = partial(row_of, moment=now(), keeping=self._config.keeping)
         for ready, each in zip(requests, found, strict=True):
-            batch, scores = uuid.uuid4().hex, list[Score]()
+            batch, scores, rows = uuid.uuid4().hex, list[Score](), list[ScoredAnswer]()
             for place, item in enumerate(ready.items):
                 by, score_id = each.answers[place], f"{batch}-{place:03d}"
                 scores.append(_score(score_id, item, by, decisions[by]))
                 rows.append(keep(score_id, item, by, decisions[by]))
                 if dark := each.shadow.get(place):
                     rows.append(shadow_of(rows[-1], keep(score_id, item, dark, decisions[dark])))
-            responses.append(self._response(ready.lineup, scores))
+            told.append(Told(ready.lineup, ready.parts, scores, rows))
+        return told
+
+    def _keep(self, told: Sequence[Told]) -> None:
+        """Keep all of it, or raise a Refusal; what is kept is counted."""
+        rows = [row for each in told for row in each.rows]
+        if not rows:
+            return
         with kept():
             self._journal.add_scores(rows)
-        self._count(rows, (part for ready in requests for part in ready.parts))
-        return responses
+        parts = [part for each in told for part in each.parts]
+        try:
+            self._count(rows, parts)
+            for part in parts:
+                part.scorer.remember([part.prepared])
+        except Exception as error:  # the scores are kept, and so they are given all the same
+            LOG.error("%s while scores were counted; /metrics lacks them", type(error).__name__)
 
     def score(self, items: Sequence[Item]) -> ScoreResponse:
         """`prepare`, then `finish`."""
-        return self.finish([self.prepare(items)])[0]
+        return cast(ScoreResponse, self.finish([self.prepare(items)])[0])
 
     def feedback(self, request: schema.FeedbackRequest) -> schema.FeedbackResponse:
         """Label a score, or every score of an item.
@@ -126,6 +151,8 @@ class Desk:
             try:
                 labelled = self._journal.add_feedback(row, model=scorer.name)
             except InputError as error:
+                if str(error) != str(unknown(row, scorer.name)):  # another version scored, which has other classes
+                    raise Refusal("unknown_class", str(error).rstrip("."), "label") from None
                 where = "score_id" if request.id is None else "id"
                 raise Refusal("unknown_id", str(error).rstrip("."), where, status=404) from None
         self._meters.labelled(scorer.name, labelled)
@@ -139,7 +166,7 @@ class Desk:
         """
         lineup = self._lineup
         scorer = lineup.answers(item)
-        return explained(scorer, self._policy(scorer), item)
+        return explained(scorer, self._policy(scorer), lineup.as_seen_by(scorer, item))
 
     def forget(self, item_id: str) -> schema.ForgetResponse:
         """Erase the scores of an item, or the one with that score_id, their labels and the texts' embeddings.
@@ -174,11 +201,11 @@ class Desk:
             ) if second or self.beside else None,
         )
 
-    def _response(self, lineup: Lineup, scores: list[Score]) -> ScoreResponse:
-        """What is given for scores by a lineup."""
+    def _response(self, told: Told) -> ScoreResponse:
+        lineup = told.lineup
         first, second = lineup.first, lineup.second if lineup.splits else None
         beside = second and schema.SecondPolicy(version=second.version, policy=self._policy(second))
-        return ScoreResponse(scores=scores, model=first.name, version=first.version, policy=self._policy(first),
+        return ScoreResponse(scores=told.scores, model=first.name, version=first.version, policy=self._policy(first),
                              beside=beside or None)
 
     def _policy(self, scorer: Scorer) -> Policy:

@@ -1,15 +1,16 @@
 """Who may ask what: the routes and the scopes they need, and when nobody needs a key. Pure, but for the keys' file.
 
-Without a key one may ask only on the machine itself: the service was told that it listens on a loopback address, the
-connection comes from one, and nothing says that the request came from farther: neither a proxy in front, nor a page of
-some site in the browser.
+Without a key one may ask only on the machine itself, and not even there if the configuration says so: the service was
+told that it listens on a loopback address, the connection comes from one, and nothing says that the request came from
+farther: neither a proxy in front, which adds a header, nor a page of some site in the browser. A proxy that adds none
+and changes the Host cannot be told from a program on this machine.
 """
 
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -19,6 +20,9 @@ from serving.refusal import Refusal
 
 LISTEN = "POLARSCORE_LISTEN"
 """The variable with the address that the service listens on; `serving.launch` sets it. Not set, all need a key."""
+
+WhoNeeds = Literal["beyond loopback", "always"]
+"""Who needs a key: those who come from beyond this machine, or everybody."""
 
 PROBES = frozenset({"/livez", "/readyz", "/healthz"})
 """Open to everybody."""
@@ -148,6 +152,11 @@ def address_of(scope: Mapping[str, Any]) -> str | None:
     """The address that a request comes from; None: it has none, or a proxy gave a word that is none."""
     client = scope.get("client")
     return _as_address(client[0]) if client else None
+
+
+def heard_on(keys: WhoNeeds, environ: Mapping[str, str]) -> str | None:
+    """The address that the service listens on, as far as it excuses anybody from a key; None: it does not."""
+    return None if keys == "always" else environ.get(LISTEN)
 
 
 @lru_cache(REMEMBERED)

@@ -18,6 +18,7 @@ LOG = logging.getLogger("bentoml.polarscore")
 EVERY_S = 2.0  # how often it looks
 AGAIN_S = (2.0, 60.0)  # how soon it tries again what it could not open: at first, doubling each time, and at most
 
+CLOSE_S = 1.0  # that a look may take to end
 RETIRED_S = 120.0  # how long a version is kept that requests may still be prepared with
 
 LookUp = Callable[[], Entry | None]
@@ -67,6 +68,8 @@ class Follower:
         self._told_second: str | None = None
         self._clock = clock
         self._retired: list[tuple[float, Scorer]] = []
+        self._retiring = threading.Lock()
+        self._failure: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="following", daemon=True)
 
@@ -77,6 +80,8 @@ class Follower:
     def close(self) -> None:
         """Look no more, and end what was retired. A version that is being opened is not waited for."""
         self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_S)
         self._end_retired(math.inf)
 
     def look(self) -> None:
@@ -142,13 +147,16 @@ class Follower:
 
     def _retire(self, scorer: Scorer) -> None:
         """Have a version that was taken out end once no request can still be prepared with it."""
-        self._retired.append((self._clock() + RETIRED_S, scorer))
+        with self._retiring:
+            self._retired.append((self._clock() + RETIRED_S, scorer))
 
     def _end_retired(self, now: float) -> None:
-        for entry in [entry for entry in self._retired if entry[0] <= now]:
-            self._retired.remove(entry)
-            if entry[1] not in (self._desk.scorer, self._desk.second):
-                entry[1].close()
+        with self._retiring:
+            due = [scorer for at, scorer in self._retired if at <= now]
+            self._retired = [entry for entry in self._retired if entry[0] > now]
+        for scorer in due:
+            if scorer not in (self._desk.scorer, self._desk.second):
+                scorer.close()
 
     def _tell(self, production: str | None, reason: str | None) -> None:
         """What `/version` says; the log says it once, until something else is to be said."""
@@ -169,7 +177,13 @@ class Follower:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            self.look()
+            try:
+                self.look()
+                self._failure = None
+            except Exception as error:  # of ours; its message may hold anything, and the next look may go well
+                if why(error) != self._failure:
+                    self._failure = why(error)
+                    LOG.error("following failed: %s; version %s goes on", self._failure, self._desk.scorer.version)
             self._ended.wait(EVERY_S)
 
 

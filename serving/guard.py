@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.access import ApiKey
 from serving.config import config_from
-from serving.entry import LISTEN, PROBES, ROUTES, Asked, address_of, admitted, allow, framed
+from serving.entry import PROBES, ROUTES, Asked, address_of, admitted, allow, framed, heard_on
 from serving.keyfile import Keyring, keys_path
 from serving.lingering import Heard
 from serving.rates import Rates
@@ -42,7 +42,10 @@ PLAIN = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
 
 @dataclass(frozen=True)
 class Rules:
-    """What the guard goes by. find: the usable key that was given. listens: see `LISTEN`. count: told of refusals."""
+    """What the guard goes by. find: the usable key that was given. listens: where, if that excuses from a key.
+
+    count: told of refusals.
+    """
 
     find: Callable[[str], ApiKey | None]
     rates: Rates
@@ -57,7 +60,8 @@ class Rules:
             InputError: the file of the keys or the configuration is at fault.
         """
         ring = Keyring(keys_path(State.from_environment(environ), environ))
-        return cls(ring.find, Rates(config_from(environ).limits.requests_per_minute), environ.get(LISTEN),
+        config = config_from(environ)
+        return cls(ring.find, Rates(config.limits.requests_per_minute), heard_on(config.keys, environ),
                    lambda kind: _refused().labels(type=kind).inc())
 
 

@@ -22,7 +22,8 @@ from training.state import State
 
 LOOPBACK = "127.0.0.1"
 START_S = 120  # how long a service may take until it is ready
-STOP_S = 20  # how long it may take to answer what it has taken in
+ANSWER_S = 10  # how long it may take to answer what it has taken in; what takes longer is cut short
+STOP_S = 35  # how long it may take to stop: ANSWER_S, then the batcher, whoever follows, and the journal
 
 
 def serve(
@@ -40,7 +41,7 @@ def serve(
     """
     address = _address(host)
     command, environment = _command(find(tag, state.prepare()), address, port, state, follow, allow_unsigned, config)
-    _refuse_open_house(address, state)
+    _refuse_open_house(address, state, config or _named())
     _refuse_taken(address, port)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,14 +80,16 @@ def _command(
 ) -> tuple[list[str], dict[str, str]]:
     """What to run, with which environment. A Bento's path names it where a module could have its tag's name.
 
-    How many threads compute is left as the user has it (OMP_NUM_THREADS and the like).
+    How many threads compute is left as the user has it (OMP_NUM_THREADS and the like). Unless the user says how they
+    wait for each other, they sleep: where others compute, too, threads that spin make a pass take almost twice as long.
     """
-    named = config or (Path(os.environ[SERVICE]) if os.environ.get(SERVICE) else None)
+    named = config or _named()
     if named is not None:
         read_config(named)
+    waits = {} if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ) else {"OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-m", "bentoml", "serve", str(bento_path(tag, state)),
-               "--host", host, "--port", str(port)]
-    environment = os.environ | QUIET | {
+               "--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(ANSWER_S)]
+    environment = os.environ | QUIET | waits | {
         "POLARSCORE_HOME": str(state.home),
         "POLARSCORE_DATABASE_URL": state.database_url,
         "POLARSCORE_KEYS": str(state.keys),
@@ -101,6 +104,11 @@ def _command(
     return command, environment
 
 
+def _named() -> Path | None:
+    """The configuration that the environment names."""
+    return Path(os.environ[SERVICE]) if os.environ.get(SERVICE) else None
+
+
 def _address(host: str) -> str:
     try:
         return str(ipaddress.ip_address(host))
@@ -112,12 +120,14 @@ def _address(host: str) -> str:
         raise InputError(f"the host '{host}' is unknown. Expected an address such as 127.0.0.1 or 0.0.0.0.") from None
 
 
-def _refuse_open_house(address: str, state: State) -> None:
-    """Others reach the service: somebody should be able to ask it something, and only those with a key."""
+def _refuse_open_house(address: str, state: State, config: Path | None) -> None:
+    """Everybody needs a key: somebody should be able to ask the service something."""
     path = keys_path(state)
-    if not Keyring(path).usable() and not is_loopback(address):
-        raise InputError(f"on {address} others reach the service, so every request needs an API key, and {path} has "
-                         "none that is usable. Make one: polarscore apikey create NAME --scope score.")
+    always = config is not None and read_config(config).keys == "always"
+    if not Keyring(path).usable() and (always or not is_loopback(address)):
+        why = 'the configuration says keys = "always"' if always else f"on {address} others reach the service"
+        raise InputError(f"{why}, so every request needs an API key, and {path} has none that is usable. "
+                         "Make one: polarscore apikey create NAME --scope score.")
 
 
 def _refuse_taken(host: str, port: int) -> None:

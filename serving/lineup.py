@@ -129,6 +129,15 @@ class Lineup:
         """The version that is to answer an item."""
         return self.second if self.second and self.splits and share(item) < self.percent else self.first
 
+    def as_seen_by(self, scorer: Scorer, item: Item) -> Item:
+        """An item without its votes of sources that only the other version knows."""
+        other = self.second if scorer is self.first else self.first
+        if other is None or all(source in scorer.sources for source in item.votes):
+            return item
+        strange = set(other.sources) - set(scorer.sources)
+        return item.model_copy(update={"votes": {name: vote for name, vote in item.votes.items()
+                                                 if name not in strange}})
+
     def instead(self, items: Sequence[Item], places: Sequence[int]) -> tuple[Part, ...]:
         """What the first version is to score, after the second has failed to."""
         return self._parts(self.first, items, places)
@@ -145,10 +154,8 @@ class Lineup:
         """What a version is to score, in one part; none where it has nothing to score."""
         if not places:
             return ()
-        other = self.second if scorer is self.first else self.first
-        strange = set(other.sources) - set(scorer.sources) if other else set()
         try:
-            return (Part(scorer, places, scorer.prepare([_without(items[place], strange) for place in places])),)
+            return (Part(scorer, places, scorer.prepare([self.as_seen_by(scorer, items[place]) for place in places])),)
         except Refusal as refusal:
             raise _moved(refusal, places) from None
 
@@ -212,13 +219,6 @@ def _tried(group: Sequence[Owed], into: Sequence[dict[int, By]], failed: Failed)
         failed(group[0][1].scorer, kind_of(error), sum(len(part.places) for _, part in group))
         return False
     return True
-
-
-def _without(item: Item, sources: set[str]) -> Item:
-    """An item without its votes of these sources."""
-    if sources.isdisjoint(item.votes):
-        return item
-    return item.model_copy(update={"votes": {name: vote for name, vote in item.votes.items() if name not in sources}})
 
 
 def _moved(refusal: Refusal, places: Sequence[int]) -> Refusal:

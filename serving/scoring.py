@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pydantic_core
 from pydantic import ValidationError
@@ -14,9 +14,9 @@ from serving.batcher import Admission, Batcher
 from serving.config import Limits
 from serving.refusal import Refusal, refusal_of
 from serving.schema import Item, ScoreRequest, ScoreResponse, check, read
-from serving.slices import CHARACTERS, PLACE, cut, ends_of, merged, moved, prepared
+from serving.slices import CHARACTERS, PLACE, Slice, Told, cut, ends_of, moved, prepared
 from serving.streaming import Line, error_line, longest
-from serving.threads import Threads
+from serving.threads import Threads, over
 
 if TYPE_CHECKING:
     from serving.desk import Desk
@@ -32,7 +32,7 @@ class Scoring:
     """Who has a part in it. threads: in which requests are prepared."""
 
     desk: "Desk"
-    batcher: "Batcher[Ready, ScoreResponse]"
+    batcher: "Batcher[Ready | Slice, ScoreResponse | Told]"
     threads: Threads
     limits: Limits
 
@@ -46,18 +46,23 @@ class Scoring:
 
     async def whole(self, body: bytes) -> ScoreResponse:
         """The scores of the items that a body holds. One that is large goes through in slices, of which none is scored
-        before all are found right.
+        before all are found right, and none is kept before all are scored: then they are, in one write.
 
         Raises:
-            Refusal: the body or an item is at fault, or the scores cannot be kept.
+            Refusal: the body or an item is at fault, or the scores cannot be kept; then none of them is.
         """
         prepare = self.desk.preparer()
         slices, first = await self.threads.run(partial(self._first, body, prepare), len(body))
+        if len(slices) == 1:
+            return cast(ScoreResponse, await self.batcher.submit(first))
         ready = [first]
         for start, items in slices[1:]:
             work = partial(prepared, prepare, start, items)
             ready.append(await self.threads.run(work, sum(len(item.text) for item in items)))
-        return merged([await self.batcher.submit(each, patient=number > 0) for number, each in enumerate(ready)])
+        told: list[Told] = []
+        for number, each in enumerate(ready[:-1]):
+            told.append(cast(Told, await self.batcher.submit(Slice(each), patient=number > 0)))
+        return cast(ScoreResponse, await self.batcher.submit(Slice(ready[-1], tuple(told), last=True), patient=True))
 
     def chunks(self, lines: list[Line]) -> list[list[Line]]:
         """Lines in chunks of about what goes into one pass."""
@@ -74,7 +79,7 @@ class Scoring:
         size = sum(len(line or b"") for _, line in chunk)
         ready, numbers, answers = await self.threads.run(partial(self._prepared, chunk), size)
         if ready:
-            response = await self.batcher.submit(ready, patient=True)
+            response = cast(ScoreResponse, await self.batcher.submit(ready, patient=True))
             answers |= {number: score.model_dump_json().encode() + b"\n"
                         for number, score in zip(numbers, response.scores, strict=True)}
         return b"".join(answers[number] for number, _ in chunk)
@@ -132,6 +137,8 @@ def item_of(line: bytes | None, limits: Limits) -> Item:
 async def while_there(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """The result of work for a client that has sent all of its request; the work is given up when the client goes.
 
+    What cannot be given up any more is over when this ends.
+
     Raises:
         ClientDisconnect: it went.
     """
@@ -144,6 +151,7 @@ async def while_there(request: Request, work: Coroutine[Any, Any, Result]) -> Re
     finally:
         for each in (task, gone):
             each.cancel()
+        await over(task, gone)
 
 
 async def _gone(request: Request) -> None:

@@ -1,5 +1,6 @@
 """The Bento: a scorer behind HTTP. It starts from a bundle, whose model BentoML keeps under an alias."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -79,16 +80,25 @@ class RiskScorer:
         app.state.config, app.state.desk, app.state.batcher = config, self._desk, self._batcher
 
     @bentoml.on_shutdown
-    def close(self) -> None:
-        """Finish what was let in, look for no other version, drain the journal, give everything back."""
-        self._batcher.close()
+    async def close(self) -> None:
+        """Finish what was let in, look for no other version, drain the journal, give everything back.
+
+        In a thread, so that what was cut short can still end in the event loop.
+        """
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
         self._ended.set()
-        if self._follower:
-            self._follower.close()
+        follower = [self._follower.close] if self._follower else []
+        for end in (self._batcher.close, *follower, self._drain, self._desk.close, self._store.close):
+            try:
+                end()
+            except Exception as error:  # whatever fails, the others end, too
+                LOG.error("%s while the service stopped", type(error).__name__)
+
+    def _drain(self) -> None:
         if left := self._journal.close(DRAIN_S):
             LOG.warning("%d rows are left in the journal; the next service moves them to the store", left)
-        self._desk.close()
-        self._store.close()
 
     @bentoml.on_deployment
     @staticmethod

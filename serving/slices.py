@@ -2,16 +2,54 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from serving.refusal import Refusal
-from serving.schema import Item, ScoreResponse
+from serving.schema import Item, Score
+
+if TYPE_CHECKING:
+    from monitoring.store import ScoredAnswer
+    from serving.lineup import Lineup, Part, Ready
 
 CHARACTERS = 4  # of a token, about
 READ = 2_000  # characters of a text that an encoder reads at most, about
 PLACE = re.compile(r"items\.(\d+)(?:\.(.+))?")
 
 Each = TypeVar("Each")
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What is said of a request, or of a slice of it, before anything of it is kept. rows: what is to be kept."""
+
+    lineup: "Lineup"
+    parts: "tuple[Part, ...]"
+    scores: list[Score]
+    rows: "list[ScoredAnswer]"
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A slice of a request, prepared. last: with it the whole request is kept; until then, nothing of it is.
+
+    before: what was said of the slices before the last one.
+    """
+
+    ready: "Ready"
+    before: tuple[Told, ...] = ()
+    last: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """The work that it brings."""
+        return self.ready.tokens
+
+    def joined(self, told: Told) -> Told:
+        """What is said of this slice, and of those before it."""
+        every = (*self.before, told)
+        return Told(told.lineup, tuple(part for each in every for part in each.parts),
+                    [score for each in every for score in each.scores], [row for each in every for row in each.rows])
 
 
 def cut(items: Sequence[Item], tokens: int) -> list[tuple[int, Sequence[Item]]]:
@@ -56,11 +94,3 @@ def prepared(prepare: Callable[[Sequence[Item]], Each], start: int, items: Seque
         return prepare(items)
     except Refusal as refusal:
         raise placed(refusal, start) from None
-
-
-def merged(responses: Sequence[ScoreResponse]) -> ScoreResponse:
-    """What is answered to the whole request."""
-    first, *others = responses
-    if not others:
-        return first
-    return first.model_copy(update={"scores": [score for response in responses for score in response.scores]})

@@ -3,6 +3,9 @@
 A line at fault is answered by a line `{"error": …, "line": n}` in its place, and the rest goes on. Ids may occur twice,
 since nobody remembers the lines that were answered: each line is a score of its own. Many clients send the whole body
 before they read: what they do not read yet waits, in a file without a name once it is large.
+
+A stream can be ended from without, when the service stops or another one needs its place: no more of it is read then,
+what was read is answered, and the last line says why.
 """
 
 import asyncio
@@ -13,8 +16,9 @@ import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from tempfile import SpooledTemporaryFile
-from typing import Protocol
+from typing import Any, Protocol
 
+import anyio
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
@@ -22,12 +26,15 @@ from serving.batcher import overloaded
 from serving.bodies import LINES, too_slow
 from serving.config import Limits
 from serving.refusal import Refusal
+from serving.threads import over
 
 LOG = logging.getLogger("bentoml.polarscore")
 ESCAPED, BESIDE = 6, 65_536  # bytes of a character in JSON at most; bytes of a line besides its text
 STREAMS, UNDER_WAY = 16, 3  # streams at once; chunks of each
 IN_MEMORY, ON_DISK = 2**20, 256 * 2**20  # bytes of answers that a client has not read yet
 AT_ONCE = 65_536  # bytes sent
+IDLE_S = 5.0  # after which a stream that brings nothing leaves its place to another one, if there is none left
+STOPPING_S = 5.0  # that a stream may take to end when the service stops; less than the batcher waits for it
 
 Line = tuple[int, bytes | None]
 """A line and its number, from 1; None in place of one that is too long."""
@@ -44,29 +51,33 @@ class Scores(Protocol):
 
 
 class Streams:
-    """Counts the streams that are under way, which take memory each."""
+    """The streams that are under way, which take memory each: so many, and no more."""
 
     def __init__(self, most: int = STREAMS):
-        self._most, self._count = most, 0
+        self._most = most
+        self._under_way: list[LineResponse] = []
 
-    def admitted(self, admission: AbstractContextManager[None]) -> AbstractContextManager[None]:
-        """A context for a further stream, inside that of its admission.
+    def admit(self) -> None:
+        """See to it that there is a place for a further stream: an idle one is ended where all are taken.
 
         Raises:
-            Refusal: too many are under way.
+            Refusal: all are taken, and none is idle.
         """
-        if self._count >= self._most:
+        if len(self._under_way) < self._most:
+            return
+        idle = max((each for each in self._under_way if not each.ending), key=lambda each: each.idle_s, default=None)
+        if idle is None or idle.idle_s < IDLE_S or len(self._under_way) >= 2 * self._most:
             raise overloaded(f"{self._most} streams are under way", 10)
-        return self._during(admission)
+        idle.end(Refusal("too_slow", "no line has come for a while, and another stream needs the place", status=408))
 
     @contextmanager
-    def _during(self, admission: AbstractContextManager[None]) -> Iterator[None]:
-        self._count += 1
+    def place(self, stream: "LineResponse") -> Iterator[None]:
+        """The context of a stream."""
+        self._under_way.append(stream)
         try:
-            with admission:
-                yield
+            yield
         finally:
-            self._count -= 1
+            self._under_way.remove(stream)
 
 
 def longest(limits: Limits) -> int:
@@ -143,21 +154,61 @@ class Outbox:
 
 
 class LineResponse:
-    """The answer to a body of JSON Lines; an ASGI app. during: the context in which it is given."""
+    """The answer to a body of JSON Lines; an ASGI app. admission: the context in which it is given."""
 
-    def __init__(self, request: Request, scores: Scores, limits: Limits, during: AbstractContextManager[None]):
-        self._request, self._scores, self._limits, self._during = request, scores, limits, during
+    def __init__(
+        self, request: Request, scores: Scores, limits: Limits, admission: AbstractContextManager[None],
+        streams: Streams,
+    ):
+        self._request, self._scores, self._limits = request, scores, limits
+        self._admission, self._streams = admission, streams
         self._running: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(UNDER_WAY)
         self._outbox = Outbox()
         self._all_in: float | None = None  # when the body had been read
+        self._lively = time.monotonic()  # when a line came, or was answered
+        self._chunks = 0  # that are being scored
+        self._why: asyncio.Future[Refusal] = asyncio.get_running_loop().create_future()  # it is to end
+
+    @property
+    def idle_s(self) -> float:
+        """How long no line has come, and there was none to answer."""
+        return 0.0 if self._chunks else time.monotonic() - self._lively
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end."""
+        return self._why.done()
+
+    def end(self, why: Refusal) -> None:
+        """Read no more of the body, answer what was read, and say why in the last line."""
+        if not self._why.done():
+            self._why.set_result(why)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer; ends early, with what it has begun, when the client goes, or reads nothing for too long."""
+        """Answer; ends early, with what it has begun, when the client goes, or reads nothing for too long.
+
+        Cancelled, as uvicorn does when the service stops, it ends as it would by `end`, or after a few seconds anyhow.
+        """
+        answering = asyncio.ensure_future(self._answer(send))
+        try:
+            await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            self.end(Refusal("stopping", "the service stops; send this line and those after it again", status=503))
+            try:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([answering], timeout=STOPPING_S)
+            finally:
+                answering.cancel()
+                await over(answering)
+            if answering.cancelled():
+                raise
+
+    async def _answer(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [
             (b"content-type", LINES.encode()), (b"connection", b"close")]})
         try:
-            with self._during:
+            with self._admission, self._streams.place(self):
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read(tasks))
                     tasks.create_task(self._collect())
@@ -175,6 +226,10 @@ class LineResponse:
                 room, last = self._limits.stream - count, lines[-1][0]
                 for chunk in self._scores.chunks(lines[:room]) if room else []:
                     await self._room.acquire()
+                    if self._why.done():
+                        last = chunk[0][0] - 1
+                        raise self._why.result()
+                    self._chunks += 1
                     self._running.put_nowait(tasks.create_task(self._scored(chunk)))
                 count += len(lines)
                 if len(lines) > room:
@@ -190,11 +245,17 @@ class LineResponse:
     async def _body(self) -> AsyncIterator[bytes]:
         stream = self._request.stream()
         while True:
+            coming = asyncio.ensure_future(anext(stream, None))
+            either: list[asyncio.Future[Any]] = [coming, self._why]
             try:
-                async with asyncio.timeout(self._limits.seconds):
-                    data = await anext(stream, None)
-            except TimeoutError:
-                raise too_slow(self._limits) from None
+                await asyncio.wait(either, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+                if self._why.done():
+                    raise self._why.result()
+                if not coming.done():
+                    raise too_slow(self._limits)
+                data = coming.result()
+            finally:
+                coming.cancel()
             if data is None:
                 return
             yield data
@@ -208,6 +269,9 @@ class LineResponse:
             LOG.error("%s in a stream\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             failed = Refusal("internal", "the service failed; its log says where", status=500)
             return b"".join(error_line(failed, number) for number, _ in chunk)
+        finally:
+            self._chunks -= 1
+            self._lively = time.monotonic()
 
     async def _collect(self) -> None:
         """Put what has been scored into the outbox, in order."""

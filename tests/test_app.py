@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from serving import app as app_module
 from serving import streaming
 from serving.app import make_app
 from serving.batcher import Batcher
+from serving.bodies import Bodies
 from serving.config import Limits, ServiceConfig
 from serving.refusal import Refusal
 from serving.schema import FeedbackResponse, ForgetResponse, Policy, Score, ScoreResponse
-from serving.slices import cut, ends_of, placed
+from serving.slices import Slice, Told, cut, ends_of, placed
 from serving.streaming import Outbox, lines_of
 
 SECRET = "Marzipan-Krokodil"
@@ -33,6 +35,7 @@ class Desk:
 
     def __init__(self, seconds=0.0):
         self.seconds, self.batches, self.hang, self.fail = seconds, [], threading.Event(), None
+        self.kept, self.fail_from = [], None
         self.hang.set()
 
     def prepare(self, items):
@@ -45,12 +48,22 @@ class Desk:
         return self.prepare
 
     def finish(self, requests):
-        self.batches.append([len(ready.items) for ready in requests])
-        time.sleep(self.seconds * sum(ready.tokens for ready in requests))
-        if self.fail:
+        readies = [each.ready if isinstance(each, Slice) else each for each in requests]
+        self.batches.append([len(ready.items) for ready in readies])
+        time.sleep(self.seconds * sum(ready.tokens for ready in readies))
+        if self.fail and len(self.batches) >= (self.fail_from or 0):
             raise self.fail
-        return [ScoreResponse(scores=[self._score(item) for item in ready.items], model="mail", version="4",
-                              policy=POLICY) for ready in requests]
+        return [self._answer(each, [self._score(item) for item in ready.items])
+                for each, ready in zip(requests, readies, strict=True)]
+
+    def _answer(self, request, scores):
+        told = Told(None, (), scores, [score.score_id for score in scores])
+        if isinstance(request, Slice):
+            if not request.last:
+                return told
+            told = request.joined(told)
+        self.kept.append(told.rows)
+        return ScoreResponse(scores=told.scores, model="mail", version="4", policy=POLICY)
 
     def _score(self, item):
         return Score(score_id=f"s-{item.id}", id=item.id, risk=len(item.text) % 100 / 100, decision="accept",
@@ -121,9 +134,18 @@ def test_a_large_request_goes_through_in_slices_and_is_answered_as_one():
     response = sent(desk, "/score", {"items": [item("x" * 400, id=str(n)) for n in range(95)]})
     assert [score["id"] for score in response.json()["scores"]] == [str(n) for n in range(95)]
     assert desk.batches == [[10]] * 9 + [[5]]
+    assert [len(rows) for rows in desk.kept] == [95]  # in one write
     bad = sent(desk, "/score", {"items": [*[item("x" * 400)] * 94, item(answer="purple")]})
     refused(bad, 400, "unknown_class", "items.94.answer")
     assert len(desk.batches) == 10  # nothing of it was scored
+
+
+@pytest.mark.parametrize("fail", [Refusal("journal_full", "full", status=503), RuntimeError()])
+def test_of_a_large_request_that_fails_on_its_way_nothing_is_kept(fail):
+    desk = Desk()
+    desk.fail, desk.fail_from = fail, 4
+    response = sent(desk, "/score", {"items": [item("x" * 400, id=str(n)) for n in range(95)]})
+    assert response.status_code in (500, 503) and len(desk.batches) == 4 and desk.kept == []
 
 
 def test_a_large_request_does_not_hold_up_a_small_one():
@@ -226,7 +248,7 @@ def test_too_much_work_is_refused_before_it_is_read():
     async def scene(client, app):
         await client.post("/score", json={"items": [item()]})
         many = [asyncio.ensure_future(client.post("/score", json={"items": [item("x" * 1200)]})) for _ in range(30)]
-        await asyncio.sleep(0.15)
+        await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)  # a refusal is the first
         began = time.monotonic()
         response = refused(await client.post("/score", content=body(), headers=JSON), 503, "overloaded")
         assert time.monotonic() - began < 0.1 and not read
@@ -267,6 +289,47 @@ def test_a_request_whose_client_went_is_not_scored():
 
     played(desk, scene)
     assert desk.batches == [[1]]
+
+
+def test_what_a_request_holds_is_held_until_its_work_is_over(monkeypatch):
+    desk, go, begun, bodies = Desk(), threading.Event(), threading.Event(), []
+
+    def prepare(items):
+        begun.set()
+        go.wait(10)
+        return Desk.prepare(desk, items)
+
+    class Watched(Bodies):
+        def __init__(self):
+            super().__init__()
+            bodies.append(self)
+
+    monkeypatch.setattr(desk, "prepare", prepare)
+    monkeypatch.setattr(app_module, "Bodies", Watched)
+
+    async def scene(client, app):
+        messages = asyncio.Queue()
+        body = json.dumps({"items": [item()]}).encode()
+        await messages.put({"type": "http.request", "body": body, "more_body": False})
+
+        async def send(message):
+            pass
+
+        asked = scope(app) | {"headers": [(b"content-type", b"application/json")]}
+        request = asyncio.ensure_future(app(asked, messages.get, send))
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        await messages.put({"type": "http.disconnect"})
+        await asyncio.sleep(0.1)
+        request.cancel()
+        await asyncio.sleep(0.1)
+        assert bodies[0]._held == len(body) and app.state.batcher._admitted == 1
+        go.set()
+        await asyncio.wait([request])
+        assert bodies[0]._held == app.state.batcher._admitted == 0
+
+    played(desk, scene)
+    assert desk.batches == []
 
 
 def test_a_database_that_hangs_stops_no_scoring():
@@ -384,7 +447,7 @@ def test_an_overloaded_batcher_makes_a_stream_wait():
     async def scene(client, app):
         await client.post("/score", json={"items": [item()]})
         many = [asyncio.ensure_future(client.post("/score", json={"items": [item("x" * 1200)]})) for _ in range(20)]
-        await asyncio.sleep(0.15)
+        await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)  # a refusal is the first
         refused(await client.post("/score", json={"items": [item()]}), 503, "overloaded")
         answer = await client.post("/score", content=lines(*[item(id=str(n)) for n in range(300)]), headers=LINES)
         assert [json.loads(line)["id"] for line in answer.text.splitlines()] == [str(n) for n in range(300)]
@@ -436,6 +499,77 @@ def test_a_client_that_does_not_read_is_left_once_it_has_sent_everything():
         assert time.monotonic() - began < 3 and app.state.batcher._admitted == 0
 
     played(Desk(), scene, seconds=0.2)
+
+
+def test_a_stream_that_is_cancelled_answers_what_it_has_read_and_says_why():
+    desk = Desk(seconds=1e-3)
+
+    async def scene(client, app):
+        messages, answers = asyncio.Queue(), []
+
+        async def send(message):
+            answers.append(message)
+
+        stream = asyncio.ensure_future(app(scope(app), messages.get, send))
+        await messages.put({"type": "http.request", "body": lines(item("x" * 1200, id="a"), item(id="b")),
+                            "more_body": True})
+        await asyncio.sleep(0.1)
+        assert len(answers) == 1  # it is being scored
+        stream.cancel()
+        await asyncio.wait([stream])
+        *found, last = map(json.loads, b"".join(each["body"] for each in answers[1:]).splitlines())
+        assert [each["id"] for each in found] == ["a", "b"]
+        assert (last["error"]["type"], last["line"]) == ("stopping", 3)
+        assert answers[-1]["more_body"] is False and app.state.batcher._admitted == 0
+
+    played(desk, scene)
+    assert desk.kept == [["s-a", "s-b"]]
+
+
+def test_a_stream_whose_client_does_not_read_is_cut_short_when_it_is_cancelled(monkeypatch):
+    monkeypatch.setattr(streaming, "STOPPING_S", 0.2)
+
+    async def scene(client, app):
+        messages = asyncio.Queue()
+
+        async def send(message):
+            if message["type"] == "http.response.body":
+                await asyncio.sleep(60)
+
+        stream = asyncio.ensure_future(app(scope(app), messages.get, send))
+        await messages.put({"type": "http.request", "body": lines(item()), "more_body": True})
+        await asyncio.sleep(0.1)
+        stream.cancel()
+        await asyncio.wait([stream], timeout=5)
+        assert stream.cancelled() and app.state.batcher._admitted == 0
+
+    played(Desk(), scene)
+
+
+def test_a_stream_that_drips_leaves_its_place_to_another_one(monkeypatch):
+    monkeypatch.setattr(streaming, "IDLE_S", 0.3)
+
+    async def scene(client, app):
+        async def dripping():
+            yield lines(item())
+            while True:
+                yield b" "
+                await asyncio.sleep(0.05)
+
+        many = [asyncio.ensure_future(client.post("/score", content=dripping(), headers=LINES)) for _ in range(16)]
+        await asyncio.sleep(0.1)
+        refused(await client.post("/score", content=lines(item()), headers=LINES), 503, "overloaded")
+        await asyncio.sleep(0.5)
+        assert (await client.post("/score", content=lines(item()), headers=LINES)).status_code == 200
+        (ended,), left = await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
+        scored, last = map(json.loads, ended.result().text.splitlines())
+        assert scored["answer"] == "spam" and (last["error"]["type"], last["line"]) == ("too_slow", 2)
+        assert len(left) == 15
+        for each in left:
+            each.cancel()
+        await asyncio.wait(left)
+
+    played(Desk(), scene)
 
 
 def test_so_many_streams_and_no_more(monkeypatch):

@@ -96,6 +96,50 @@ def test_a_failed_pass_fails_each_of_its_requests_and_no_other():
     batcher.close()
 
 
+def test_one_request_at_fault_fails_no_other_of_its_pass():
+    go, runs = threading.Event(), []
+
+    def run(works):
+        go.wait(10)
+        runs.append(list(works))
+        if 3 in works:
+            raise RuntimeError("three")
+        return works
+
+    async def scene():
+        tasks = [asyncio.ensure_future(batcher.submit(size)) for size in (10, 1, 2, 3, 4)]
+        await asyncio.sleep(0.1)
+        go.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    batcher = Batcher(run, lambda work: work, 10, 2.0)
+    batcher._pace.learn(10, 1e-9)
+    *found, last = asyncio.run(scene())
+    assert isinstance(found.pop(3), RuntimeError) and [*found, last] == [10, 1, 2, 4]
+    assert runs[0] == [10] and [1, 2, 3, 4] in runs
+    batcher.close()
+
+
+def test_what_cannot_be_kept_is_not_tried_again():
+    go, runs = threading.Event(), []
+
+    def run(works):
+        go.wait(10)
+        runs.append(list(works))
+        raise Refusal("journal_full", "full", status=503)
+
+    async def scene():
+        tasks = [asyncio.ensure_future(batcher.submit(size)) for size in (10, 1, 2)]
+        await asyncio.sleep(0.1)
+        go.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    batcher = Batcher(run, lambda work: work, 10, 2.0)
+    batcher._pace.learn(10, 1e-9)
+    assert all(isinstance(each, Refusal) for each in asyncio.run(scene())) and runs == [[10], [1, 2]]
+    batcher.close()
+
+
 def test_a_pass_that_gives_too_few_results_is_an_error_of_each():
     batcher = Batcher(lambda works: [], lambda work: 1, 10, 2.0)
     with pytest.raises(RuntimeError, match="as many results"):

@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
+from monitoring.feedback import unknown
 from monitoring.forgetting import Forgotten
 from monitoring.journal import Journal, JournalAway, JournalFull, StoreAway
-from monitoring.store import Store
+from monitoring.store import Feedback, Store
 from registry.envelope import Proof
 from serving.config import Beside, Keeping, ServiceConfig, Thresholds
 from serving.desk import Desk
@@ -18,6 +19,7 @@ from serving.meters import Meters
 from serving.refusal import Refusal
 from serving.schema import FeedbackRequest, Item
 from serving.scorer import Scored
+from serving.slices import Slice
 from training.audit_result import Guarantee
 from training.errors import InputError, PolarscoreError
 
@@ -43,6 +45,9 @@ class FakeScorer:
     def __init__(self, version="1", guarantee=None, broken=False):
         self.version, self.broken, self.passes = version, broken, []
         self.model = SimpleNamespace(spec=SimpleNamespace(guarantee=guarantee))
+
+    def remember(self, parts):
+        pass
 
     def prepare(self, items):
         return Prepared(list(items), sum(len(item.text) for item in items))
@@ -199,6 +204,48 @@ def replace_failures(ready, failures):
     return replace(ready, answering=(replace(part, prepared=replace(part.prepared, failures=failures)),))
 
 
+def test_a_label_that_the_version_which_scored_does_not_know_is_no_class(tmp_path):
+    with Store(f"sqlite:///{tmp_path / 'store.db'}") as store:
+        journal, before, after = Journal(tmp_path / "journal.db", store), FakeScorer("1"), FakeScorer("2")
+        after.classes = ("no", "perhaps")
+        desk, _ = make(Lineup(before), journal)
+        (score,) = desk.score([item(id="a")]).scores
+        desk.swap(after)
+        for named in ({"id": "a"}, {"score_id": score.score_id}):
+            with pytest.raises(Refusal) as refusal:
+                desk.feedback(FeedbackRequest(label="perhaps", **named))
+            found = refusal.value
+            assert (found.kind, found.status, found.where) == ("unknown_class", 400, "label")
+        with pytest.raises(Refusal, match="no score"):
+            desk.feedback(FeedbackRequest(label="no", id="nobody"))
+        journal.close()
+
+
+def test_slices_are_kept_with_the_last_of_them_in_one_write():
+    writes = []
+    desk, registry = make(journal=SimpleNamespace(waiting=0, add_scores=writes.append))
+    prepare, labels = desk.preparer(), {"model": "Fake", "version": "1", "role": "serving"}
+    (first,) = desk.finish([Slice(prepare([item(5, id="a"), item(30)]))])
+    (second,) = desk.finish([Slice(prepare([item(7)]))])
+    assert writes == [] and registry.get_sample_value("polarscore_scored_answers_total", labels) is None
+    last = Slice(prepare([item(60, id="d")]), (first, second), last=True)
+    whole, other = desk.finish([last, desk.prepare([item(10)])])
+    assert [score.risk for score in whole.scores] == [0.05, 0.3, 0.07, 0.6] and len(other.scores) == 1
+    ids = [score.score_id for each in (whole, other) for score in each.scores]
+    assert [[row.score_id for row in rows] for rows in writes] == [ids] and len(set(ids)) == 5
+    assert registry.get_sample_value("polarscore_scored_answers_total", labels) == 5
+    full, _ = make(journal=FakeJournal(JournalFull("full.")))
+    (first,) = full.finish([Slice(prepare([item()]))])
+    with pytest.raises(Refusal):
+        full.finish([Slice(prepare([item()]), (first,), last=True)])
+
+
+def test_what_is_kept_is_given_even_if_it_cannot_be_counted(caplog, monkeypatch):
+    desk, _ = make()
+    monkeypatch.setattr(desk, "_meters", None)
+    assert len(desk.score([item()]).scores) == 1 and "AttributeError while scores were counted" in caplog.text
+
+
 def test_feedback_is_counted():
     desk, registry = make()
     assert desk.feedback(FeedbackRequest(id="a", label="yes")).labelled == 2
@@ -218,7 +265,9 @@ def test_the_journals_length_is_told():
 
 
 @pytest.mark.parametrize(("error", "kind", "status"), [
-    (InputError("no such id."), "unknown_id", 404), (StoreAway("it is away."), "store_unavailable", 503),
+    (unknown(Feedback("yes", None, "a"), "Fake"), "unknown_id", 404),
+    (InputError("the feedback for the id 'a' says 'yes', which is no class."), "unknown_class", 400),
+    (StoreAway("it is away."), "store_unavailable", 503),
     (JournalFull("full."), "journal_full", 503)])
 def test_feedback_that_cannot_be_kept_is_refused(error, kind, status):
     desk, _ = make(journal=FakeJournal(error))

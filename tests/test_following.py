@@ -78,7 +78,7 @@ class Ones:
         self._harmonizer = model.harmonizer
 
     def prepare(self, texts, spans):
-        return Prepared([b"key"] * len(texts), None, np.full(len(texts), -1), np.ones((len(texts), 384), np.float32), [])
+        return Prepared([b"key"] * len(texts), None, np.full(len(texts), -1), np.ones((len(texts), 384), "f4"), [])
 
     def beliefs(self, parts):
         return beliefs_in(self._harmonizer, np.concatenate([part.vectors for part in parts]))
@@ -157,6 +157,47 @@ def log_row(engine, version, to="production", action="promote", model="Mail", re
 
 def test_a_desk_that_nobody_steers_says_so(desk):
     assert desk.version().following is None
+
+
+def test_a_look_that_fails_does_not_end_the_following(desk, world, follower, caplog, monkeypatch):
+    monkeypatch.setattr("serving.following.EVERY_S", 0.01)
+    tell, seen = follower._tell, []
+
+    def broken(*words):
+        seen.append(words)
+        if len(seen) < 4:
+            raise RuntimeError("a secret")
+        tell(*words)
+
+    monkeypatch.setattr(follower, "_tell", broken)
+    world.production = 1
+    follower.start()
+    until = time.monotonic() + 10
+    while desk.watched is None and time.monotonic() < until:
+        time.sleep(0.01)
+    follower.close()
+    assert following(desk) == ("1", "1", None) and not follower._thread.is_alive()
+    assert caplog.text.count("following failed: RuntimeError; version 1 goes on") == 1
+    assert "a secret" not in caplog.text
+
+
+def test_closing_waits_for_a_look_and_ends_what_was_retired_once(desk, world, follower, monkeypatch):
+    class Retired:
+        version, closed = "0", 0
+
+        def close(self):
+            self.closed += 1
+            time.sleep(0.1)
+
+    retired = [Retired() for _ in range(3)]
+    for each in retired:
+        follower._retire(each)
+    world.production, world.now = 1, 1e9
+    follower.start()
+    while not retired[0].closed:
+        time.sleep(0.001)
+    follower.close()
+    assert [each.closed for each in retired] == [1, 1, 1] and not follower._thread.is_alive()
 
 
 def test_what_is_put_into_production_serves_and_is_counted_as_itself(desk, store, world, follower, caplog):

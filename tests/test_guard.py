@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from registry.export import build
-from serving import connections, launch, lingering
+from serving import batcher, connections, following, launch, lingering, streaming
 from serving.access import SCOPES, issued, revoked, rotated
 from serving.app import make_app
 from serving.entry import PROBES, ROUTES, Asked, admitted, framed, is_loopback, key_of
@@ -532,6 +532,56 @@ def test_a_service_that_others_reach_needs_a_key_to_start(bundled, monkeypatch, 
     change_keys(tmp_path / "keys.json", lambda keys: revoked(keys, "web", datetime.now(UTC)))
     with pytest.raises(InputError, match="none that is usable"):
         launch.serve(None, "0.0.0.0", 3000, state)
+
+
+def test_keys_may_be_needed_always(bundled, monkeypatch, tmp_path):
+    state, _ = bundled
+    monkeypatch.setenv(API_KEYS, str(tmp_path / "keys.json"))
+    named, started = tmp_path / "service.toml", []
+    named.write_text('keys = "always"\n')
+    environment = {"POLARSCORE_HOME": str(tmp_path), "POLARSCORE_LISTEN": "127.0.0.1"}
+    assert Rules.from_environment(environment).listens == "127.0.0.1"
+    rules = Rules.from_environment(environment | {"POLARSCORE_SERVICE": str(named)})
+    asked = Asked("GET", "/version", Headers({"host": "127.0.0.1"}), "127.0.0.1")
+    assert admitted(asked, "127.0.0.1", rules.find) is None
+    with pytest.raises(Refusal) as refusal:
+        admitted(asked, rules.listens, rules.find)
+    assert refusal.value.status == 401
+    monkeypatch.setattr(launch.os, "execve", lambda *words: started.append(words))
+    monkeypatch.setattr(launch, "_refuse_taken", lambda host, port: None)
+    with pytest.raises(InputError, match=r'keys = "always", so every request needs an API key.*create NAME'):
+        launch.serve(None, "127.0.0.1", 3000, state, config=named)
+    monkeypatch.setenv("POLARSCORE_SERVICE", str(named))
+    with pytest.raises(InputError, match='keys = "always"'):
+        launch.serve(None, "127.0.0.1", 3000, state)
+    kept, _ = issued("web", ["score"], datetime.now(UTC))
+    change_keys(tmp_path / "keys.json", lambda keys: (kept,))
+    launch.serve(None, "127.0.0.1", 3000, state)
+    assert len(started) == 1
+    named.write_text('keys = "sometimes"\n')
+    with pytest.raises(InputError, match="keys"):
+        launch.serve(None, "127.0.0.1", 3000, state)
+
+
+def test_a_service_that_is_started_has_a_time_to_stop_and_threads_that_sleep(bundled, monkeypatch):
+    from serving.service import DRAIN_S
+
+    state, _ = bundled
+    started = []
+    monkeypatch.setattr(launch.os, "execve", lambda *words: started.append(words[1:]))
+    monkeypatch.setattr(launch, "_refuse_taken", lambda host, port: None)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    launch.serve(None, "127.0.0.1", 3000, state)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    launch.serve(None, "127.0.0.1", 3000, state)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    launch.serve(None, "127.0.0.1", 3000, state)
+    assert [environment.get("OMP_WAIT_POLICY") for _, environment in started] == ["passive", None, "active"]
+    command = started[0][0]
+    assert command[command.index("--timeout-graceful-shutdown") + 1] == str(launch.ANSWER_S)
+    assert launch.STOP_S > launch.ANSWER_S + batcher.CLOSE_S + following.CLOSE_S + DRAIN_S
+    assert batcher.CLOSE_S > streaming.STOPPING_S
 
 
 def test_a_configuration_is_checked_and_handed_over(bundled, monkeypatch, tmp_path):

@@ -29,6 +29,9 @@ class FakeScorer:
         self.version, self.classes, self.sources, self.entities = version, classes, sources, 0
         self.name, self.fails, self.error, self.passes = "Fake", fails, error, []
 
+    def remember(self, parts):
+        pass
+
     def prepare(self, items):
         if self.fails == "prepare":
             raise self.error
@@ -204,3 +207,12 @@ def test_requests_of_before_and_after_a_swap_may_share_a_pass():
 def test_a_first_version_that_fails_fails_the_pass():
     with pytest.raises(RuntimeError):
         score(Lineup(FakeScorer("1", fails="run"), FakeScorer("2")), items("a"))
+
+
+def test_an_item_is_seen_without_votes_of_sources_that_only_the_other_version_knows():
+    one, two = FakeScorer("1", sources=("friend", "old")), FakeScorer("2", sources=("friend", "new"))
+    (asked,) = items("x", votes={"friend": "yes", "old": "no", "new": "no", "nobody": "no"})
+    lineup = Lineup(one, two, 50)
+    assert list(lineup.as_seen_by(one, asked).votes) == ["friend", "old", "nobody"]
+    assert list(lineup.as_seen_by(two, asked).votes) == ["friend", "new", "nobody"]
+    assert Lineup(one).as_seen_by(one, asked) == asked

@@ -78,6 +78,8 @@ def test_a_database_of_an_older_polarscore_is_refused_with_the_command_that_migr
     for opened in (History, Store):
         with pytest.raises(InputError, match=r"has schema 0000.*Back it up, then run: polarscore registry migrate"):
             opened(url)
+    with pytest.raises(InputError, match="Back it up, then run: polarscore registry migrate"):
+        Store(url, patient=True)
 
 
 def test_a_migration_keeps_the_log_and_links_it(url, tmp_path):
@@ -120,6 +122,8 @@ def test_a_database_of_a_newer_polarscore_is_refused(url):
     for migrating in (False, True):
         with pytest.raises(InputError, match="Use the newer polarscore that made it"):
             connect(url, migrating)
+    with pytest.raises(InputError, match="Use the newer polarscore that made it"):
+        Store(url, patient=True)
 
 
 def test_a_migration_that_is_cut_short_leaves_the_old_tables(tmp_path, monkeypatch):

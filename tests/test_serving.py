@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 import shutil
 import socket
@@ -7,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import httpx
@@ -375,6 +378,15 @@ def test_an_explanation_adds_up_to_the_score(desk, journal):
     assert without["risk"] is None and without["id"] is None and without["decision"] == "ask again"
 
 
+def test_an_explanation_takes_the_votes_of_sources_that_only_the_other_version_knows(scorer, journal):
+    second = SimpleNamespace(sources=(*scorer.sources, "newcomer"), classes=scorer.classes, entities=0)
+    desk = Desk(Lineup(scorer, second), journal, Meters(CollectorRegistry()))
+    found = post(desk, "/explain", {"item": item(votes={"friend": 0, "newcomer": 1})})
+    assert found.status_code == 200 and "newcomer" not in {vote["source"] for vote in found.json()["votes"]}
+    refused = post(desk, "/explain", {"item": item(votes={"stranger": 0})})
+    assert_refused(refused, 400, "unknown_source", "item.votes.stranger")
+
+
 @pytest.mark.parametrize(("body", "kind", "where"), [
     ({"item": item(answer="purple")}, "unknown_class", "item.answer"),
     ({"item": item(votes={"stranger": 0})}, "unknown_source", "item.votes.stranger"),
@@ -405,6 +417,16 @@ def test_serving_without_a_bundle_ends_with_one_line(tmp_path):
     state = State.from_environment({"POLARSCORE_HOME": str(tmp_path)})
     with pytest.raises(InputError, match="polarscore bundle"):
         launch.serve(None, "127.0.0.1", 3000, state)
+
+
+def test_the_demo_heeds_neither_configuration_nor_keys_of_the_environment(tmp_path, monkeypatch):
+    from serving import demo
+
+    for name in ("MLFLOW_TRACKING_URI", "POLARSCORE_DATABASE_URL", "POLARSCORE_SERVICE", "POLARSCORE_API_KEYS",
+                 "POLARSCORE_HOME", "POLARSCORE_KEYS"):
+        monkeypatch.setenv(name, "elsewhere")
+    assert demo._state_in(tmp_path).home == tmp_path / "state"
+    assert "elsewhere" not in os.environ.values()
 
 
 def test_a_taken_port_and_an_unknown_host_are_refused():
@@ -527,6 +549,32 @@ def test_probes_answer_while_it_scores(served):
         probes.append(client.get("/livez", timeout=2).elapsed.total_seconds())
         scoring.join(0.05)
     assert len(probes) > 3 and sorted(probes)[len(probes) // 2] < 0.5
+
+
+@pytest.mark.slow
+def test_a_service_that_stops_ends_its_streams_and_keeps_what_it_answered(served):
+    state, tag, _ = served
+    body = b"".join(json.dumps(item(id=f"stopped-{number}")).encode() + b"\n" for number in range(3))
+    said = b""
+    with ExitStack() as stack:
+        with launch.running(tag, state) as url:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=60))
+            connection.sendall(b"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-ndjson\r\n"
+                               b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(body), body))
+            while said.count(b'"score_id"') < 3:
+                said += connection.recv(65_536)
+            began = time.monotonic()
+        took = time.monotonic() - began
+        while more := connection.recv(65_536):
+            said += more
+    assert launch.ANSWER_S < took < launch.STOP_S
+    *scores, last = [json.loads(line) for line in said.splitlines() if line.startswith(b"{")]
+    assert [score["id"] for score in scores] == ["stopped-0", "stopped-1", "stopped-2"]
+    assert (last["error"]["type"], last["line"]) == ("stopping", 4)
+    with Store(state.database_url) as store:
+        assert {score["score_id"] for score in scores} <= set(store.frame("Reviews")["score_id"])
+    log = max((state.home / "logs").iterdir(), key=lambda path: path.stat().st_mtime).read_text()
+    assert "Service instance cleanup finalized" in log and "left in the journal" not in log
 
 
 @pytest.mark.slow
