@@ -6,6 +6,7 @@ Processes take in scores and feedback through the journal, as the service does, 
 second time two that share a journal. With `--served` it is a whole service: a real Bento under concurrent requests of
 both kinds, killed with all its processes; the start after it drains what was left. Prints what was acknowledged and
 what waited in the journal when the processes were killed, and exits with 1 if anything is missing or there twice.
+However it ends itself, nothing that it started stays.
 """
 
 import argparse
@@ -14,13 +15,13 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 import warnings
 from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -45,7 +46,7 @@ def main() -> int:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     began, total, wrong = time.monotonic(), Counter(), []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="polarscore-kills-")))
+        folder = stack.enter_context(kills.place())
         url = f"sqlite:///{folder / 'polarscore.db'}"
         if options.database == "postgresql":
             url = stack.enter_context(stack.enter_context(servers.postgres()).database())
@@ -85,6 +86,7 @@ def served(folder, url):
 def kill_service(state, tag, acknowledged, seed):
     """Start the service, which drains what the last one left; load it, kill it, and have a journal drain the rest."""
     from serving.launch import running
+    from serving.probe import serving_on
 
     out, stop = kills.Acknowledged(acknowledged), threading.Event()
     with running(tag, state, allow_unsigned=True) as address:
@@ -95,9 +97,7 @@ def kill_service(state, tag, acknowledged, seed):
         while not acknowledged.stat().st_size and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(random.Random(seed).uniform(0, 2))
-        for process in psutil.Process().children():
-            if "bentoml" in " ".join(process.cmdline()):
-                os.killpg(process.pid, signal.SIGKILL)
+        kill(serving_on(urlsplit(address).port))
         stop.set()
         for client in clients:
             client.join()
@@ -111,12 +111,22 @@ def kill_service(state, tag, acknowledged, seed):
         return wrong + kills.missing(store, scores, labels), Counter(waited=waited, **kills.counts(scores, labels))
 
 
+def kill(process):
+    """End a process at once, and all that it started: its group, and those that left it, as the sources' does."""
+    below = process.children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for each in below:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(below)
+
+
 def load(address, out, stop, seed):
     """A client: scores some texts and labels some scores, until the service is gone."""
     chance = random.Random(seed)
     with suppress(httpx.HTTPError), httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
         while not stop.is_set():
-            items = [{"text": f"a film, {chance.random()}", "answer": chance.randrange(2)}
+            items = [{"text": f"a film, {chance.randrange(200)}", "answer": chance.randrange(2)}
                      for _ in range(chance.randint(1, 8))]
             answer = client.post("/score", json={"items": items})
             if answer.status_code != 200:

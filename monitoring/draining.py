@@ -5,15 +5,21 @@ one that it has. A row that the database would refuse again and again is set asi
 """
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
+from monitoring.erasure import CHUNK
 from monitoring.journal_file import JournalFile, Waiting, feedback_of, score_of
-from monitoring.store import Store
+from monitoring.store import Store, StoreAway
+from monitoring.vectors import erase_vectors
+from registry.database import now
 
 LOG = logging.getLogger("bentoml.polarscore")
 BATCH = 500  # rows a transaction
@@ -26,19 +32,19 @@ ROWS_FAULT = ("22", "23", "54")  # SQLSTATE classes: bad data, a violated constr
 
 
 class Drain:
-    """Of one file into one store; of the processes that share a file, one at a time drains it.
+    """Of one file into one store; of the processes that share a file, one at a time drains it."""
 
-    away: whether the database could not be written the last time.
-    """
+    def __init__(self, file: JournalFile, store: Store, days: float | None = None, embeddings: Path | None = None):
+        """Move nothing yet. days: erase scores older than that, in the store and in the file, every hour.
 
-    def __init__(self, file: JournalFile, store: Store, days: float | None = None):
-        """Move nothing yet. days: erase scores older than that, in the store and in the file, every hour."""
-        self._file, self._store, self._days = file, store, days
+        embeddings: the file from which the vectors of their texts go too, as far as the scores' hashes tell them.
+        """
+        self._file, self._store, self._days, self._embeddings = file, store, days, embeddings
         self._lock = FileLock(f"{file.path}.drain")
         self._wake, self._closing, self._until = threading.Event(), threading.Event(), float("inf")
         self._thread = threading.Thread(target=self._run, name="draining", daemon=True)
         self._again, self._retention = AGAIN_S[0], 0.0
-        self.away = False
+        self._told = set[str]()  # why the database is away, as the log says it
 
     def start(self) -> None:
         """Move rows from now on."""
@@ -56,6 +62,11 @@ class Drain:
         if self._thread.is_alive():
             self._thread.join(seconds + 1)
         return not self._thread.is_alive()
+
+    @property
+    def away(self) -> bool:
+        """Whether the database could not be written the last time."""
+        return bool(self._told)
 
     @property
     def _waiting(self) -> int:
@@ -81,10 +92,10 @@ class Drain:
 
     def _move(self, rows: Sequence[Waiting]) -> None:
         scores = [score_of(row.row) for row in rows if row.kind == "score"]
-        taken = {each.uid: (row.seq, each) for row in rows if row.kind == "feedback"
-                 for each in [feedback_of(row.row)]}
-        lost = self._store.merge(scores, [each for _, each in taken.values()])
-        aside = {taken[uid][0] for uid in lost if self._file.refused(taken[uid][1].row.score_id or "")}
+        taken = {row.seq: feedback_of(row.row) for row in rows if row.kind == "feedback"}
+        self._store.merge(scores, list(taken.values()))
+        refused = self._file.size()[1]
+        aside = {seq for seq, each in taken.items() if refused and self._file.refused(each.row, each.model)}
         for seq in aside:
             self._file.set_aside(seq, "its score was refused")
         self._file.remove(row.seq for row in rows if row.seq not in aside)
@@ -109,6 +120,7 @@ class Drain:
         """Move all that waits; how long to wait before the next time, None until something comes."""
         try:
             with self._lock.acquire(timeout=0):
+                self._reach()
                 while self.once():
                     self._back()
                     self._file.tidy()
@@ -121,15 +133,32 @@ class Drain:
         except Exception as error:  # whatever it is, the thread goes on, and the rows wait
             return self._gone(error)
 
+    def _reach(self) -> None:
+        """Open the store, if it could not be opened yet.
+
+        Raises:
+            StoreAway: it cannot be opened now either.
+        """
+        if not self._store.is_open and self._store.engine:
+            self._back()
+
     def _retain(self) -> None:
         """Erase a few of the old scores, if it is time; those left come next time, which is soon."""
         if self._days is None or time.monotonic() < self._retention or self._closing.is_set():
             return
-        self._file.erase([], before=time.time() - self._days * 86_400)
-        if self._store.erase_older(self._days, most=BATCH) < BATCH:
-            self._retention = time.monotonic() + RETENTION_S
-        else:
+        moment, more = now() - timedelta(days=self._days), False
+        try:
+            with self._store.erasing_before(moment) as found:
+                erased = found + self._file.erase([], before=moment.timestamp())
+                if self._embeddings:
+                    erase_vectors(self._embeddings, erased, doubtful=False)
+            more = len(found.scores) >= CHUNK
+        except sqlite3.Error as error:  # of one of the files
+            LOG.warning("old scores cannot be erased now (%s); it is tried again in an hour", _kind(error))
+        if more:
             self._wake.set()
+        else:
+            self._retention = time.monotonic() + RETENTION_S
 
     def _wait(self, pause: float | None) -> None:
         """So long; None: until something comes, and then until more has gathered."""
@@ -148,17 +177,19 @@ class Drain:
         return self._closing.is_set() and (time.monotonic() > self._until or not self._waiting)
 
     def _gone(self, error: Exception) -> float:
-        if not self.away:
+        why = error.why if isinstance(error, StoreAway) else _kind(error)
+        if why not in self._told:
             LOG.warning("the prediction store cannot be written (%s); %d rows wait in the journal, and scoring goes on",
-                        _kind(error), self._waiting)
-        self.away, pause = True, self._again
+                        why, self._waiting)
+        self._told.add(why)
+        pause = self._again
         self._again = min(2 * pause, AGAIN_S[1])
         return pause
 
     def _back(self) -> None:
         if self.away:
             LOG.info("the prediction store is back; %d rows wait in the journal", self._waiting)
-        self.away, self._again = False, AGAIN_S[0]
+        self._told, self._again = set(), AGAIN_S[0]
 
 
 def at_fault(error: Exception) -> bool:

@@ -15,7 +15,11 @@ REMEMBERED = timedelta(days=90)  # how long a score made before its id was forgo
 
 @dataclass(frozen=True)
 class Erased:
-    """What was erased: score_ids, ids, hashes of the texts. labels: how many; unhashed: how many scores had no hash."""
+    """What was erased: score_ids, ids, hashes of the texts. labels: how many.
+
+    unhashed: how many scores had no hash and may have left a vector on disk. A service, which decides, writes no vector
+    without a hash; those are scores that an older polarscore kept in batch.
+    """
 
     scores: frozenset[str] = frozenset()
     ids: frozenset[str] = frozenset()
@@ -49,7 +53,7 @@ def erase_before(connection: sa.Connection, moment: datetime) -> Erased:
 
 
 def _erase(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Erased:
-    columns = (SCORES.c.score_id, SCORES.c.item_id, SCORES.c.text_hash)
+    columns = (SCORES.c.score_id, SCORES.c.item_id, SCORES.c.text_hash, SCORES.c.decision)
     rows = connection.execute(sa.select(*columns).where(which).with_for_update()).all()
     ids, labels = [row.score_id for row in rows], 0
     for start in range(0, len(ids), CHUNK):
@@ -58,7 +62,7 @@ def _erase(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Erased:
         connection.execute(sa.delete(SCORES).where(SCORES.c.score_id.in_(some)))
     return Erased(frozenset(ids), frozenset(row.item_id for row in rows),
                   frozenset(row.text_hash for row in rows if row.text_hash), labels,
-                  sum(row.text_hash is None for row in rows))
+                  sum(row.text_hash is None and row.decision is None for row in rows))
 
 
 def _remember(connection: sa.Connection, names: Sequence[str], at: datetime) -> None:

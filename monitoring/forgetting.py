@@ -7,7 +7,7 @@ kept when it comes. The logs of stages, MLflow's runs and Evidently's reports ho
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,13 +18,14 @@ import sqlalchemy as sa
 
 from monitoring.erasure import CHUNK, Erased
 from monitoring.journal_file import JournalFile
-from monitoring.store import Store
+from monitoring.store import Store, StoreAway
+from monitoring.vectors import erase_vectors, rewrite
 from registry.database import now
 from training.errors import InputError, PolarscoreError
 from training.rows import read_rows
 from training.state import State
 
-WAIT_S = 30  # how long it waits for other writers, and for readers that keep a file from being rewritten
+WAIT_S = 30  # how long it waits for readers that keep a file from being rewritten
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def journal_of(state: State) -> Path:
 def forget(ids: Sequence[str], places: Places, older_than: float | None = None) -> Forgotten:
     """Erase every score of these ids and score_ids, and those older than so many days.
 
-    Rows go last: what was cut short can be done again.
+    Rows go last: what was cut short can be done again. The files are rewritten as a whole each time, which takes
+    seconds for each gigabyte, and the journals' scores wait that long for the store.
 
     Raises:
         InputError: of an id there is no score; the others are erased.
@@ -78,10 +80,10 @@ def forget(ids: Sequence[str], places: Places, older_than: float | None = None) 
             for some in _parts(places.store, names, older_than):
                 with some as found:
                     found += _journalled(journal, names, found, older_than)
-                    vectors += _erase_vectors(places.embeddings, found)
+                    vectors += erase_vectors(places.embeddings, found, doubtful=True)
                 erased += found
-            _scrub([places.store.scrub, *([journal.scrub] if journal else []), partial(_rewrite, places.embeddings)])
-        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+            _scrub([places.store.scrub, *([journal.scrub] if journal else []), partial(rewrite, places.embeddings)])
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, StoreAway) as error:
             kind = type(getattr(error, "orig", None) or error).__name__
             raise PolarscoreError(f"not all could be erased: a database cannot be reached or written ({kind}). "
                                   "Do it again.") from None
@@ -134,39 +136,6 @@ def _journalled(journal: JournalFile | None, names: Sequence[str], found: Erased
     before = 0.0 if older_than is None else time.time() - older_than * 86_400
     erased = journal.erase([*names, *found.scores], before)
     return erased + journal.erase(list(erased.scores - found.scores))
-
-
-def _erase_vectors(path: Path, erased: Erased) -> int:
-    """Erase what the embedding cache has of these texts: how many vectors. Whoever keeps some in memory is told."""
-    if not path.exists() or not erased.scores:
-        return 0
-    with closing(_open(path)) as cache:
-        cache.execute("BEGIN IMMEDIATE")
-        if erased.unhashed:
-            gone = cache.execute("DELETE FROM vectors WHERE true").rowcount
-        else:
-            keys = [(bytes.fromhex(each),) for each in erased.hashes]
-            gone = cache.executemany("DELETE FROM vectors WHERE key = ?", keys).rowcount
-        (told,) = cache.execute("PRAGMA user_version").fetchone()
-        cache.execute(f"PRAGMA user_version = {(told + 1) % 2**31}")
-        cache.execute("COMMIT")
-    return max(gone, 0)
-
-
-def _rewrite(path: Path) -> bool:
-    """Rewrite the embedding cache, so that it holds nothing that was erased; False if a reader kept us from it."""
-    if not path.exists():
-        return True
-    with closing(_open(path)) as cache:
-        cache.execute("VACUUM")
-        return bool(cache.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    cache = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
-    cache.execute("PRAGMA secure_delete = ON")
-    cache.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
-    return cache
 
 
 def _scrub(places: Sequence[Callable[[], bool]]) -> None:

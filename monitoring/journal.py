@@ -14,18 +14,13 @@ from monitoring.draining import Drain
 from monitoring.feedback import check_named, class_of, unknown
 from monitoring.journal_file import JournalAway, JournalFile, JournalFull
 from monitoring.patience import Patience
-from monitoring.store import Feedback, ScoredAnswer, Store, validate
+from monitoring.store import Feedback, ScoredAnswer, Store, StoreAway, validate
 from monitoring.tables import TakenFeedback
-from training.errors import PolarscoreError
 
 __all__ = ["Journal", "JournalAway", "JournalFull", "StoreAway"]
 
 MOST_BYTES = 256 * 2**20
 ASK_S = 3.0  # how long a request waits for the database to say which scores feedback names
-
-
-class StoreAway(PolarscoreError):
-    """The database cannot be asked now."""
 
 
 class Journal:
@@ -35,16 +30,17 @@ class Journal:
     """
 
     def __init__(self, path: Path, store: Store, most_bytes: int = MOST_BYTES, days: float | None = None,
-                 ask_s: float = ASK_S):
+                 ask_s: float = ASK_S, embeddings: Path | None = None):
         """Open the file; what an earlier process left in it waits for `start`.
 
-        days: erase scores older than that, in the store and here, every hour. None: never.
+        days: erase scores older than that, in the store and here, every hour. None: never. embeddings: the file of
+        the cache from which the vectors of their texts go too.
 
         Raises:
             InputError: the file cannot be opened, is damaged, or of another polarscore.
         """
         self._file, self._store, self._most = JournalFile(path), store, most_bytes
-        self._drain = Drain(self._file, store, days)
+        self._drain = Drain(self._file, store, days, embeddings)
         self._patience: Patience[dict[str, list[str]]] = Patience(ask_s)
         self._left: int | None = None
 
@@ -93,7 +89,7 @@ class Journal:
         if row.score_id is None or not found:
             try:
                 found = self._patience.ask(lambda: self._store.look_up(row, model)) | found
-            except (sa.exc.SQLAlchemyError, TimeoutError) as error:
+            except (sa.exc.SQLAlchemyError, StoreAway, TimeoutError) as error:
                 if not found:
                     raise StoreAway("the prediction store cannot be reached, which alone knows whether there is such "
                                     f"a score ({type(error).__name__}). Nothing was kept; try again later") from None

@@ -118,15 +118,15 @@ class JournalFile:
 
     def look_up(self, row: Feedback, model: str) -> dict[str, list[str]]:
         """The scores here that a row of feedback names, and the classes of each."""
-        column, name = ("key", row.score_id) if row.id is None else ("item", row.id)
-        where = f"WHERE kind = 'score' AND {column} = ? AND model = ? AND parent IS NULL"
+        where, names = _named(row, model)
         found = self._read(f"SELECT key, row FROM waiting {where} UNION ALL SELECT key, row FROM refused {where}",
-                           [name, model] * 2)
+                           names * 2)
         return {key: list(json.loads(content)["probabilities"]) for key, content in found}
 
-    def refused(self, score_id: str) -> bool:
-        """Whether the database refused a score, which waits for a person."""
-        return bool(self._read("SELECT 1 FROM refused WHERE kind = 'score' AND key = ?", [score_id]))
+    def refused(self, row: Feedback, model: str) -> bool:
+        """Whether the database refused a score that a row of feedback names, which waits for a person."""
+        where, names = _named(row, model)
+        return bool(self._read(f"SELECT 1 FROM refused {where} LIMIT 1", names))
 
     def size(self) -> tuple[int, int, int]:
         """How many rows wait, how many are set aside, and the bytes of both."""
@@ -235,6 +235,12 @@ def feedback_of(content: str) -> TakenFeedback:
                                    "created_at": datetime.fromisoformat(said["created_at"])})
 
 
+def _named(row: Feedback, model: str) -> tuple[str, list[Any]]:
+    """Which rows are the scores of a model that feedback names, and the values of that condition."""
+    column, name = ("key", row.score_id) if row.id is None else ("item", row.id)
+    return f"WHERE kind = 'score' AND {column} = ? AND model = ? AND parent IS NULL", [name, model]
+
+
 def _json(said: dict[str, Any]) -> str:
     return ENCODER.encode(said | {"created_at": said["created_at"].isoformat()})
 
@@ -242,4 +248,4 @@ def _json(said: dict[str, Any]) -> str:
 def _erased(rows: Sequence[dict[str, Any]]) -> Erased:
     return Erased(frozenset(row["score_id"] for row in rows), frozenset(row["item_id"] for row in rows),
                   frozenset(row["text_hash"] for row in rows if row["text_hash"]),
-                  unhashed=sum(row["text_hash"] is None for row in rows))
+                  unhashed=sum(row["text_hash"] is None and row["decision"] is None for row in rows))

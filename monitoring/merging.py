@@ -15,28 +15,22 @@ from training.errors import InputError
 INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
-def merge(connection: sa.Connection, scores: Sequence[ScoredAnswer], taken: Sequence[TakenFeedback]) -> list[str]:
+def merge(connection: sa.Connection, scores: Sequence[ScoredAnswer], taken: Sequence[TakenFeedback]) -> None:
     """Keep scores, then feedback; a score_id or a label that is kept already stays as it is.
 
-    The caller's transaction is one that `Store.writing` gave. Scores that were made before one of their ids was
-    forgotten are left out.
-
-    Returns:
-        The uids of feedback that names no score that is kept (any more).
+    The caller's transaction is one that the store gave for writing. Scores that were made before one of their ids was
+    forgotten are left out, and so is feedback that names no score that is kept (any more).
     """
     fresh = _not_forgotten(connection, scores)
     if fresh:
         connection.execute(_once(connection, SCORES), [dict(vars(row)) for row in fresh])
-    labels, lost = [], []
+    labels = []
     for model, rows in _by_model(taken).items():
         by_score, by_item = known(connection, [each.row for each in rows], model, held=True)
         for each in rows:
-            said = _labels(each, named(each.row, by_score, by_item))
-            labels += said
-            lost += [] if said else [each.uid]
+            labels += _labels(each, named(each.row, by_score, by_item))
     if labels:
         connection.execute(_once(connection, FEEDBACK), labels)
-    return lost
 
 
 def key_of(name: str) -> str:

@@ -1,23 +1,33 @@
 """The prediction store: scored answers and what people found out about them, on SQLite or PostgreSQL."""
 
+import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import NamedTuple
 
 import pandas as pd
 import sqlalchemy as sa
 
-from monitoring.erasure import CHUNK, Erased, erase_before, erase_named
+from monitoring.erasure import Erased, erase_before, erase_named
 from monitoring.feedback import known, named, resolve
 from monitoring.frame import COLUMNS, read_frame
 from monitoring.merging import merge
 from monitoring.tables import FEEDBACK, SCORES, Feedback, ScoredAnswer, TakenFeedback
 from registry.database import connect, now, sqlite_file
-from training.errors import InputError
+from training.errors import InputError, PolarscoreError
 
-__all__ = ["COLUMNS", "Feedback", "ModelCount", "ScoredAnswer", "Store", "validate"]
+__all__ = ["COLUMNS", "Feedback", "ModelCount", "ScoredAnswer", "Store", "StoreAway", "validate"]
+
+
+class StoreAway(PolarscoreError):
+    """The database cannot be asked now. why: names its address, so it is for the log alone."""
+
+    def __init__(self, message: str, why: str = ""):
+        super().__init__(message)
+        self.why = why or message.rstrip(".")
 
 
 class ModelCount(NamedTuple):
@@ -34,13 +44,41 @@ class Store:
     Safe to open and write from several threads and processes at once. Close it, or use it in a `with`.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, patient: bool = False):
         """Open the database; make its tables if it is empty.
+
+        patient: where a server does not let us in now, go on without, and try again whenever it is needed.
 
         Raises:
             InputError: no such kind of database, or it cannot be opened.
         """
-        self._engine = connect(url)
+        self._url, self._opening = url, threading.Lock()
+        self._opened: sa.Engine | None = None
+        try:
+            self._opened = connect(url)
+        except InputError as error:
+            if not (patient and _is_away(error)):
+                raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the database has been reached yet."""
+        return self._opened is not None
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The database's engine, which is made now where that was not possible before.
+
+        Raises:
+            StoreAway: it is not possible yet.
+        """
+        with self._opening:
+            if self._opened is None:
+                try:
+                    self._opened = connect(self._url)
+                except InputError as error:
+                    raise StoreAway("the database cannot be opened.", str(error).rstrip(".")) from None
+            return self._opened
 
     def add_scores(self, rows: Sequence[ScoredAnswer]) -> None:
         """Keep scored answers: all of them or, if one is at fault, none.
@@ -52,7 +90,7 @@ class Store:
         if not rows:
             return
         try:
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 connection.execute(sa.insert(SCORES), [dict(vars(row)) for row in rows])
         except sa.exc.IntegrityError:
             raise InputError("every score should have a score_id of its own. Found one that is kept already. "
@@ -71,45 +109,28 @@ class Store:
             InputError: an unknown score or id, or a label that is no class of the score's model; names it.
         """
         moment = now()
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             labels = [{"score_id": score_id, "label": label, "created_at": moment}
                       for score_id, label in resolve(connection, rows, model)]
             if labels:
                 connection.execute(sa.insert(FEEDBACK), labels)
         return len({label["score_id"] for label in labels})
 
-    def merge(self, scores: Sequence[ScoredAnswer], taken: Sequence[TakenFeedback]) -> list[str]:
+    def merge(self, scores: Sequence[ScoredAnswer], taken: Sequence[TakenFeedback]) -> None:
         """Keep valid scores and accepted feedback, each once however often it comes: all or, if one fails, none.
 
-        Scores made before their id was forgotten are left out.
-
-        Returns:
-            The uids of feedback of which no score is kept.
+        Scores made before their id was forgotten are left out, and feedback of which no score is kept.
 
         Raises:
             SQLAlchemyError: the database is away, or refuses a row.
         """
         with self._writing() as connection:
-            return merge(connection, scores, taken)
+            merge(connection, scores, taken)
 
     def look_up(self, row: Feedback, model: str) -> dict[str, list[str]]:
         """The scores that a row of feedback names, and the classes of each."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             return dict(named(row, *known(connection, [row], model)))
-
-    def erase_older(self, days: float, most: int | None = None) -> int:
-        """Erase scores made more than so many days ago, and their labels, the oldest first: how many scores.
-
-        most: stop once so many are erased, or a few more.
-        """
-        moment, total = now() - timedelta(days=days), 0
-        while most is None or total < most:
-            with self._writing() as connection:
-                erased = len(erase_before(connection, moment).scores)
-            total += erased
-            if erased < CHUNK:
-                break
-        return total
 
     @contextmanager
     def erasing(self, names: Sequence[str], at: datetime) -> Iterator[Erased]:
@@ -128,9 +149,9 @@ class Store:
 
         A server's files are its own matter.
         """
-        if sqlite_file(self._engine) is None:
+        if sqlite_file(self.engine) is None:
             return True
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM")
             return connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar() == 0
 
@@ -145,25 +166,26 @@ class Store:
         the last score of an answer that a version scored again.
         since: only scores made at this moment or later.
         """
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             return read_frame(connection, model, version, since)
 
     def models(self) -> list[ModelCount]:
         """The versions of which scores are kept."""
         key = (SCORES.c.model, SCORES.c.version)
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             rows = connection.execute(sa.select(*key, sa.func.count()).group_by(*key).order_by(*key))
             return [ModelCount(*row) for row in rows]
 
     def close(self) -> None:
         """Give the connections back."""
-        self._engine.dispose()
+        if self._opened is not None:
+            self._opened.dispose()
 
     @contextmanager
     def _writing(self, alone: bool = False) -> Iterator[sa.Connection]:
         """A transaction that sees what all those before it wrote. alone: no other one of these writes meanwhile."""
-        with self._engine.connect() as connection:
-            if self._engine.dialect.name == "sqlite":
+        with self.engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA secure_delete = ON")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
@@ -179,6 +201,12 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_away(error: InputError) -> bool:
+    """Whether a server did not let us in; a file, and a schema that does not suit, are as they are."""
+    cause = error.__context__
+    return isinstance(cause, sa.exc.OperationalError) and not isinstance(cause.orig, sqlite3.Error)
 
 
 def validate(rows: Sequence[ScoredAnswer]) -> None:

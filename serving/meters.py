@@ -30,7 +30,9 @@ class Meters:
         self._sources = Counter("polarscore_source_failures", "Votes that a source failed to give: it abstained",
                                 [*_VERSION, "source", "reason"], registry=registry)
         self._journal = Gauge("polarscore_journal_rows", "Scores and labels that wait on disk for the database",
-                             registry=registry, multiprocess_mode="livesum")
+                              registry=registry, multiprocess_mode="livesum")
+        self._aside = Gauge("polarscore_journal_rows_set_aside", "Scores and labels that the database refuses for good",
+                            registry=registry, multiprocess_mode="livesum")
 
     def scored(
         self, model: str, version: str, role: str, risks: Iterable[float | None], decisions: Iterable[str]
@@ -58,12 +60,18 @@ class Meters:
         """Count votes that a source failed to give."""
         self._sources.labels(model=model, version=version, source=source, reason=reason).inc(votes)
 
-    def watch(self, waiting: Callable[[], int], ended: threading.Event) -> None:
-        """Tell every few seconds how many rows wait for the database, in a thread of its own, until it has ended."""
+    def watch(
+        self, waiting: Callable[[], int], ended: threading.Event, aside: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Tell every few seconds how many rows wait for the database, in a thread of its own, until it has ended.
+
+        aside: how many rows it refuses for good.
+        """
         def run() -> None:
             while True:
                 with suppress(Exception):  # a journal that is away; it says so to those who write
                     self._journal.set(waiting())
+                    self._aside.set(aside())
                 if ended.wait(EVERY_S):
                     return
 

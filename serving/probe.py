@@ -1,11 +1,15 @@
 """Measuring a bundle while it serves: how long it takes to answer, and what it takes of the memory.
 
-Its service runs for a few seconds on a loopback port, with a prediction store of its own that is thrown away.
+Its service runs for a few seconds on a loopback port, by the default configuration and with a state folder of its own,
+which is thrown away: it opens neither the user's prediction store nor what waits for it, and finds no text encoded.
 """
 
+import itertools
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ import numpy as np
 import psutil
 
 from registry.gate_facts import Measured
+from serving.config import SERVICE
+from serving.keyfile import API_KEYS
 from serving.launch import running
 from training.errors import PolarscoreError
 from training.state import State
@@ -30,25 +36,27 @@ TEXT = "The museum opens at nine, and the guided tour of the garden begins at te
 def measure(tag: str, state: State, items: Sequence[dict[str, Any]] | None = None) -> Measured:
     """Start a bundle's service, ask it for scores for about three seconds, and stop it.
 
-    items: what to score, as `POST /score` takes it; by default made-up texts on which every source votes.
+    items: what to score, as `POST /score` takes it; by default made-up texts on which every source votes. Each text is
+    sent with a number behind it, so that it is new to the service.
 
     Raises:
         InputError: no such bundle.
         PolarscoreError: its service does not come up, or refuses what it is asked.
     """
     with tempfile.TemporaryDirectory(prefix="polarscore-probe-") as place:
-        own = replace(state, database_url=f"sqlite:///{Path(place) / 'probe.db'}")
+        (Path(place) / state.bento_home.name).symlink_to(state.bento_home)
+        own = replace(state, home=Path(place), database_url=f"sqlite:///{Path(place) / 'probe.db'}")
         began = time.monotonic()
-        with (running(tag, own, allow_unsigned=True) as url,
+        with (_without(SERVICE, API_KEYS), running(tag, own, allow_unsigned=True) as url,
               httpx.Client(base_url=url, timeout=120, trust_env=False) as client):
             start_s = time.monotonic() - began
             asked = list(items) if items is not None else made_up(_answer(client, tag, "/version"), BATCH)
             if not asked:
                 raise ValueError("items should hold at least one item.")
-            one = _timed(client, tag, asked[:1])
-            batch = _timed(client, tag, [asked[place % len(asked)] for place in range(BATCH)])
+            numbers = itertools.count()
+            one = _timed(client, tag, asked[:1], numbers)
+            batch = _timed(client, tag, [asked[place % len(asked)] for place in range(BATCH)], numbers)
             memory = memory_mib(serving_on(urlsplit(url).port or 0))
-        (state.home / "logs" / f"serve-{urlsplit(url).port}.log").unlink(missing_ok=True)
     return Measured(
         latency_one_ms=float(np.quantile(one, 0.95)), latency_batch_ms=float(np.quantile(batch, 0.95)),
         memory_mib=memory, start_s=start_s, median_one_ms=float(np.median(one)),
@@ -98,17 +106,30 @@ def memory_mib(process: psutil.Process) -> float:
     return total / 2**20
 
 
-def _timed(client: httpx.Client, tag: str, items: list[dict[str, Any]]) -> list[float]:
-    """How long requests for these items take, in ms, one after the other."""
-    body = {"items": items}
-    for _ in range(WARM_UP):
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """The environment without some variables."""
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= before
+
+
+def _timed(client: httpx.Client, tag: str, items: list[dict[str, Any]], numbers: Iterator[int]) -> list[float]:
+    """How long requests for these items take, in ms, one after the other. No text is sent twice."""
+    def ask() -> float:
+        body = {"items": [item | {"text": f"{item['text']} {next(numbers)}"} for item in items]}
+        began = time.perf_counter()
         _answer(client, tag, "/score", body)
+        return 1000 * (time.perf_counter() - began)
+
+    for _ in range(WARM_UP):
+        ask()
     taken: list[float] = []
     deadline = time.monotonic() + SPENT_S
     while len(taken) < LEAST or (time.monotonic() < deadline and len(taken) < MOST):
-        began = time.perf_counter()
-        _answer(client, tag, "/score", body)
-        taken.append(1000 * (time.perf_counter() - began))
+        taken.append(ask())
     return taken
 
 

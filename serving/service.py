@@ -17,7 +17,6 @@ from monitoring.forgetting import Places, forget, journal_of
 from monitoring.journal import Journal
 from monitoring.store import Store
 from registry.chain import Entry, content
-from registry.database import connect
 from registry.history import in_production_by_log, in_staging_by_log
 from registry.keys import Keys
 from registry.stages import STAGING
@@ -66,17 +65,18 @@ class RiskScorer:
         scorer.warm_up()
         say_who_signed(scorer)
         self._ended = threading.Event()
-        self._store = Store(state.database_url)
-        self._journal = Journal(journal_of(state), self._store, config.keeping.journal, config.keeping.days)
+        self._store = Store(state.database_url, patient=True)
+        self._journal = Journal(journal_of(state), self._store, config.keeping.journal, config.keeping.days,
+                                embeddings=state.embeddings)
         self._journal.start()
         meters = Meters()
-        meters.watch(lambda: self._journal.waiting, self._ended)
+        meters.watch(lambda: self._journal.waiting, self._ended, lambda: self._journal.refused)
         places = Places(self._store, journal_of(state), state.embeddings)
         self._desk = Desk(Lineup(scorer, None, config.beside.percent), self._journal, meters, config,
                           erase=lambda ids: forget(ids, places))
         self._batcher = Batcher(self._desk.finish, attrgetter("tokens"),
                                 config.batching.tokens or scorer.pack_tokens, config.batching.wait, BatchMeters())
-        self._follower = stand_beside(self._desk, state, config, how)
+        self._follower = stand_beside(self._desk, self._store, state, config, how)
         app.state.config, app.state.desk, app.state.batcher = config, self._desk, self._batcher
 
     @bentoml.on_shutdown
@@ -110,7 +110,7 @@ class RiskScorer:
             config = config_from()
             read_keys(keys_path(state))
             load_scorer(Keys.of(state), "cpu", how_of(state, config)).close()
-            with Store(state.database_url) as store:
+            with Store(state.database_url, patient=True) as store:
                 Journal(journal_of(state), store, config.keeping.journal).close(0)
         except PolarscoreError as error:
             print(f"polarscore: {error}", file=sys.stderr)
@@ -154,7 +154,7 @@ def load_scorer(keys: Keys, device: str | None = None, how: How = BY_DEFAULT) ->
     return open_scorer(Path(model.path), model.info.metadata, keys, device, how)
 
 
-def stand_beside(desk: Desk, state: State, config: ServiceConfig, how: How) -> Follower | None:
+def stand_beside(desk: Desk, store: Store, state: State, config: ServiceConfig, how: How) -> Follower | None:
     """Seat the second version, if one is wanted, and start to follow what is to be followed in the log.
 
     The versions are those that BentoML's store has.
@@ -169,10 +169,9 @@ def stand_beside(desk: Desk, state: State, config: ServiceConfig, how: How) -> F
         seat_fixed(desk, beside, opener)
     if not follows() and beside != STAGING:
         return None
-    engine = connect(state.database_url)
 
     def by_log(read: Callable[[sa.Engine, str], Entry | None]) -> LookUp:
-        return lambda: vouched(read(engine, model), Keys.of(state))
+        return lambda: vouched(read(store.engine, model), Keys.of(state))
 
     follower = Follower(desk, by_log(in_production_by_log) if follows() else None, opener,
                         staging=by_log(in_staging_by_log) if beside == STAGING else None)

@@ -7,9 +7,14 @@ A process writes what it acknowledges into a file, a line each, before anything 
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
+from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -20,6 +25,48 @@ from monitoring.tables import FEEDBACK, SCORES
 
 CLASSES = ("a", "b", "c")
 DRAINED_S = 60
+MARK = "KILLS_IN"  # the variable by which a keeper knows the processes
+KEEPER = """
+import os, shutil, sys, time
+import psutil
+mark, folder = sys.argv[1:]
+sys.stdin.read()
+
+def marked():
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(mark) == folder and process.pid != os.getpid():
+                yield process
+        except (psutil.Error, OSError):
+            pass
+
+until = time.monotonic() + 60
+while (found := list(marked())) and time.monotonic() < until:
+    for process in found:
+        try:
+            process.kill()
+        except psutil.Error:
+            pass
+    psutil.wait_procs(found, timeout=5)
+shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+@contextmanager
+def place():
+    """A folder, and this process's environment marked with it.
+
+    However this process ends, killed included, whatever it has started meanwhile ends too, and the folder goes.
+    """
+    folder = tempfile.mkdtemp(prefix="polarscore-kills-")
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER, MARK, folder], stdin=subprocess.PIPE,
+                              start_new_session=True)
+    os.environ[MARK] = folder
+    try:
+        yield Path(folder)
+    finally:
+        del os.environ[MARK]
+        keeper.communicate()  # closes its pipe
 
 
 def processes():
@@ -117,7 +164,7 @@ def counts(scores, labels):
 
 def missing(store, scores, labels):
     """What of the acknowledged the store lacks, has twice, or has in another order."""
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         there = Counter(connection.execute(sa.select(SCORES.c.score_id)).scalars())
         given = defaultdict(list)
         for score_id, label in connection.execute(

@@ -56,7 +56,7 @@ def scored(number, **changes):
 
 
 def kept(store):
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         scores = set(connection.execute(sa.text("SELECT score_id FROM scores")).scalars())
         return scores, connection.execute(sa.text("SELECT count(*) FROM feedback")).scalar()
 
@@ -200,13 +200,14 @@ def test_forgetting_beside_a_service_that_drains(places, journal):
 def test_what_was_cut_short_can_be_done_again(places, journal, monkeypatch):
     places.store.add_scores([scored(1)])
     journal.add_scores([scored(1, score_id="later.")])
-    for name in ("_erase_vectors", "_scrub"):
+    for name in ("erase_vectors", "_scrub"):
         with monkeypatch.context() as patch:
-            patch.setattr(forgetting, name, lambda *arguments: (_ for _ in ()).throw(sqlite3.OperationalError(TEXT)))
+            patch.setattr(forgetting, name, lambda *arguments, **keywords: (_ for _ in ()).throw(
+                sqlite3.OperationalError(TEXT)))
             with pytest.raises(PolarscoreError, match=r"not all could .*\(OperationalError\)\. Do it again") as said:
                 forget(["item-1."], places)
             assert TEXT not in str(said.value)
-        if name == "_erase_vectors":
+        if name == "erase_vectors":
             assert forget(["item-1."], places).scores == 1
             places.store.add_scores([scored(1)])
 

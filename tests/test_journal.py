@@ -1,24 +1,35 @@
 import json
 import logging
+import signal
+import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 
 from monitoring import draining
 from monitoring.draining import at_fault
+from monitoring.forgetting import Places, forget
 from monitoring.journal import Journal, JournalAway, JournalFull, StoreAway
-from monitoring.journal_file import JournalFile, score_of
+from monitoring.journal_file import JournalFile, feedback_of, score_of
 from monitoring.patience import Patience
 from monitoring.store import Feedback, Store
+from registry.schema import VERSION_TABLE
+from serving.meters import Meters
 from tests import kills
-from training.errors import InputError
+from training.errors import InputError, PolarscoreError
 
 SECRET = "Marzipan-Krokodil"
 
@@ -59,6 +70,8 @@ def open_journal(tmp_path):
 class Away:
     """A store whose database is away until it is told otherwise; counts how often it is asked."""
 
+    is_open = True
+
     def __init__(self, store):
         self.store, self.away, self.asked = store, True, Counter()
 
@@ -82,12 +95,12 @@ def drained(journal):
 
 
 def rows_of(store):
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         return connection.execute(sa.text("SELECT * FROM scores ORDER BY score_id")).mappings().all()
 
 
 def labels_of(store):
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         return connection.execute(sa.text("SELECT score_id, label FROM feedback ORDER BY feedback_id")).all()
 
 
@@ -239,7 +252,7 @@ def test_a_disk_that_is_full_or_read_only_is_said_and_nothing_is_half_written(pl
 
 
 def test_a_row_that_the_database_refuses_is_set_aside_and_the_others_pass(store, open_journal, caplog):
-    bad = f"{SECRET} \0" if store._engine.dialect.name == "postgresql" else f"{SECRET} \ud800"
+    bad = f"{SECRET} \0" if store.engine.dialect.name == "postgresql" else f"{SECRET} \ud800"
     journal = open_journal(store)
     journal.add_scores([scored(number, text=bad if number == 5 else SECRET) for number in range(10)])
     assert journal.add_feedback(Feedback("b", score_id="s5"), "mail") == 1
@@ -253,6 +266,39 @@ def test_a_row_that_the_database_refuses_is_set_aside_and_the_others_pass(store,
     kept = journal._file._read("SELECT row, why FROM refused ORDER BY seq")
     assert score_of(kept[0][0]).text == bad and kept[1][1] == "its score was refused"
     assert "refuses a row for good" in caplog.text and SECRET not in caplog.text
+
+
+def test_feedback_by_id_on_a_score_that_was_refused_is_set_aside_with_it(store, open_journal):
+    bad = f"{SECRET} \0" if store.engine.dialect.name == "postgresql" else f"{SECRET} \ud800"
+    journal = open_journal(store)
+    journal.add_scores([scored(1, item_id="x", text=bad), scored(2, item_id="y", text=bad), scored(3, item_id="y")])
+    drained(journal)
+    assert journal.refused == 2
+    assert journal.add_feedback(Feedback("b", id="x"), "mail") == 1
+    assert journal.add_feedback(Feedback("c", id="y"), "mail") == 2  # one of them is in the store
+    drained(journal)
+    kept = [feedback_of(row).row for (row,) in
+            journal._file._read("SELECT row FROM refused WHERE kind = 'feedback' ORDER BY seq")]
+    assert kept == [Feedback("b", id="x"), Feedback("c", id="y")]
+    assert labels_of(store) == [("s3", "c")] and journal.waiting == 0
+    other = Feedback("b", id="y")
+    journal.add_scores([scored(4, item_id="y", model="other")])
+    assert journal.add_feedback(other, "other") == 1
+    drained(journal)
+    assert journal.refused == 4  # the refused score of that id is another model's
+
+
+def test_rows_that_are_set_aside_are_among_what_is_measured(plain, open_journal):
+    journal, registry, ended = open_journal(plain), CollectorRegistry(), threading.Event()
+    journal.add_scores([scored(1), scored(2), scored(3)])
+    journal._file.set_aside(journal._file.oldest(1)[0].seq, "DataError")
+    Meters(registry).watch(lambda: journal.waiting, ended, lambda: journal.refused)
+    until = time.monotonic() + 10
+    while registry.get_sample_value("polarscore_journal_rows_set_aside") != 1 and time.monotonic() < until:
+        time.sleep(0.01)
+    ended.set()
+    assert registry.get_sample_value("polarscore_journal_rows_set_aside") == 1
+    assert registry.get_sample_value("polarscore_journal_rows") == 2
 
 
 def test_what_is_a_rows_fault_and_what_the_databases():
@@ -355,6 +401,122 @@ def test_patience_gives_answers_and_errors_and_lets_only_so_many_hang():
     assert patience.ask(lambda: 8) == 8
 
 
+# A database that is away when the service starts
+
+
+class Door:
+    """A port before a server, which refuses connections until it is opened, and again once it is closed."""
+
+    def __init__(self, url):
+        at = urlsplit(url)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._server, self._listening, self._through = (at.hostname, at.port), None, []
+        self.url = at._replace(netloc=at.netloc.replace(f":{at.port}", f":{self.port}")).geturl()
+
+    def open(self):
+        self._listening = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._let_in, args=(self._listening,), daemon=True).start()
+
+    def close(self):
+        for each in (self._listening, *self._through):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._through = []
+
+    def _let_in(self, listening):
+        with suppress(OSError):
+            while True:
+                ends = listening.accept()[0], socket.create_connection(self._server)
+                self._through += ends
+                for come, go in (ends, ends[::-1]):
+                    threading.Thread(target=self._pass_on, args=(come, go), daemon=True).start()
+
+    def _pass_on(self, come, go):
+        with suppress(OSError):
+            while data := come.recv(65_536):
+                go.sendall(data)
+        with suppress(OSError):
+            go.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def door(postgres_url):
+    made = Door(postgres_url)
+    yield made
+    if made._listening:
+        made.close()
+
+
+def settled(journal):
+    until = time.monotonic() + 20
+    while (journal.waiting or journal.away) and time.monotonic() < until:
+        time.sleep(0.01)
+    return journal.waiting == 0 and not journal.away
+
+
+def test_a_journal_starts_while_the_database_is_away_and_connects_once_it_is_there(door, open_journal, tmp_path,
+                                                                                  monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "bentoml.polarscore")
+    monkeypatch.setattr(draining, "AGAIN_S", (0.02, 0.05))
+    with pytest.raises(InputError, match="cannot be opened"):
+        Store(door.url)
+    with Store(door.url, patient=True) as store:
+        assert not store.is_open
+        journal = open_journal(store)
+        journal.start()
+        until = time.monotonic() + 10
+        while not journal.away and time.monotonic() < until:  # it is said before anything is scored
+            time.sleep(0.01)
+        assert journal.away
+        journal.add_scores([scored(1, text=SECRET), scored(2)])
+        assert journal.add_feedback(Feedback("b", score_id="s1"), "mail") == 1
+        with pytest.raises(StoreAway, match="Nothing was kept; try again later") as refusal:
+            journal.add_feedback(Feedback("b", score_id="s9"), "mail")
+        with pytest.raises(PolarscoreError, match="a database cannot be reached or written") as other:
+            forget(["item 1"], Places(store, tmp_path / "journal.db", tmp_path / "no-cache.db"))
+        assert not isinstance(other.value, InputError)
+        time.sleep(0.3)
+        assert journal.away and journal.waiting == 3
+        door.open()
+        assert settled(journal) and store.is_open
+        assert [row["score_id"] for row in rows_of(store)] == ["s1", "s2"] and labels_of(store) == [("s1", "b")]
+        assert journal.add_feedback(Feedback("c", score_id="s2"), "mail") == 1 and settled(journal)
+        lines = [record.getMessage() for record in caplog.records]
+        assert len(lines) == 2 and "cannot be written (the database postgresql" in lines[0] and "is back" in lines[1]
+        door.close()  # it goes away later, too
+        journal.add_scores([scored(3)])
+        time.sleep(0.3)
+        assert journal.waiting == 1
+        door.open()
+        assert settled(journal) and len(rows_of(store)) == 3 and journal.close() == 0
+    password = urlsplit(door.url).password
+    assert all(secret not in f"{caplog.text}{refusal.value}{other.value}" for secret in (SECRET, password))
+
+
+def test_a_database_that_comes_with_another_schema_is_said_and_gets_nothing(door, postgres_url, open_journal,
+                                                                           monkeypatch, caplog):
+    monkeypatch.setattr(draining, "AGAIN_S", (0.02, 0.05))
+    with Store(postgres_url) as own, own.engine.begin() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0999'"))
+    with Store(door.url, patient=True) as store:
+        journal = open_journal(store)
+        journal.start()
+        journal.add_scores([scored(1)])
+        door.open()
+        until = time.monotonic() + 10
+        while "Use the newer polarscore" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert caplog.text.count("Use the newer polarscore") == 1
+        assert journal.waiting == 1 and journal.refused == 0 and not store.is_open
+        with pytest.raises(StoreAway):
+            journal.add_feedback(Feedback("b", score_id="s9"), "mail")
+        assert journal.close(0.3) == 1
+
+
 # The file
 
 
@@ -446,10 +608,44 @@ def test_old_scores_are_erased_by_age(store, open_journal):
     assert len(rows_of(store)) == 10 and labels_of(store) == [("s1205", "b")]
 
 
-def test_erase_older_says_how_many(store):
+def test_the_vectors_of_old_scores_are_erased_with_them(plain, open_journal, tmp_path):
     old = datetime.now(UTC) - timedelta(days=40)
-    store.add_scores([replace(scored(number), created_at=old) for number in range(7)] + [scored(8)])
-    assert (store.erase_older(41), store.erase_older(30), store.erase_older(30)) == (0, 7, 0)
+    cache = tmp_path / "embeddings.db"
+    keys = [bytes([number]) * 32 for number in range(5)]
+    with closing(sqlite3.connect(cache)) as connection:
+        connection.execute("CREATE TABLE vectors (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
+        connection.executemany("INSERT INTO vectors VALUES (?, ?)", [(key, b"v") for key in keys])
+        connection.commit()
+    plain.add_scores([scored(0, created_at=old, text_hash=keys[0].hex()), scored(1, text_hash=keys[1].hex()),
+                      scored(2, created_at=old)])  # of the last no hash is kept: others' vectors are left alone
+    journal = open_journal(plain, days=30, embeddings=cache)
+    bad = scored(3, created_at=old, text_hash=keys[3].hex())
+    journal.add_scores([bad])
+    journal._file.set_aside(journal._file.oldest(1)[0].seq, "DataError")
+    journal.start()
+    until = time.monotonic() + 20
+    while (len(rows_of(plain)) > 1 or journal.refused) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert journal.close() == 0
+    with closing(sqlite3.connect(cache)) as connection:
+        left = [row[0] for row in connection.execute("SELECT key FROM vectors ORDER BY key")]
+        assert left == [keys[1], keys[2], keys[4]]
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 1  # those who remember some are told
+
+
+def test_a_cache_that_cannot_be_written_keeps_old_scores_and_nothing_else(plain, open_journal, tmp_path, caplog):
+    old = datetime.now(UTC) - timedelta(days=40)
+    (tmp_path / "embeddings.db").write_bytes(b"dear diary, " * 1000)
+    plain.add_scores([scored(0, created_at=old, text_hash="00")])
+    journal = open_journal(plain, days=30, embeddings=tmp_path / "embeddings.db")
+    journal.start()
+    journal.add_scores([scored(1)])
+    until = time.monotonic() + 20
+    while "old scores cannot be erased" not in caplog.text and time.monotonic() < until:
+        time.sleep(0.02)
+    assert journal.close() == 0 and not journal.away
+    assert [row["score_id"] for row in rows_of(plain)] == ["s0", "s1"]
+    assert "old scores cannot be erased now (DatabaseError)" in caplog.text
 
 
 # Kills
@@ -463,3 +659,29 @@ def test_killed_processes_lose_nothing_acknowledged(tmp_path, url):
         assert wrong == []
         total += counted
     assert total["scores"] > 50
+
+
+BEGINS = """
+import subprocess, sys
+from tests import kills
+with kills.place() as folder:
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    print(started.pid, folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGKILL])
+def test_what_kills_processes_leaves_none_however_it_ends(end):
+    with subprocess.Popen([sys.executable, "-c", BEGINS], cwd=Path(__file__).parents[1], text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        pid, folder = process.stdout.readline().split()
+        assert psutil.pid_exists(int(pid)) and Path(folder).is_dir()
+        if end is not None:
+            process.send_signal(end)
+    until = time.monotonic() + 20
+    while Path(folder).exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Path(folder).exists()
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE

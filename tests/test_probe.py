@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from monitoring.forgetting import journal_of
 from registry.export import build
 from serving import probe
 from serving.probe import made_up, measure, memory_mib, serving_on
@@ -20,6 +22,7 @@ from training.state import State
 from training.task import Columns, Source
 from training.worth import Worth
 
+OURS = ("POLARSCORE_SERVICE", "POLARSCORE_API_KEYS")
 SEARCHED = {"model": "mail", "classes": ["ham", "spam"], "sources": ["s1", "s2", "s3"], "entities": 0}
 
 
@@ -43,8 +46,10 @@ def service(monkeypatch, state):
     @contextmanager
     def running(tag, own, allow_unsigned):
         assert allow_unsigned
-        started.append((tag, own))
-        (own.home / "logs").mkdir(exist_ok=True)
+        started.append((tag, own, {name: os.environ.get(name) for name in OURS}))
+        assert journal_of(own) != journal_of(state) and not own.home.is_relative_to(state.home)
+        assert own.bento_home.resolve() == state.bento_home
+        (own.home / "logs").mkdir()
         (own.home / "logs" / "serve-1234.log").write_text("started")
         yield "http://127.0.0.1:1234"
 
@@ -71,17 +76,39 @@ def test_one_item_and_a_batch_are_timed_after_a_warm_up(service, state):
 
 def test_the_users_prediction_store_is_left_alone_and_nothing_stays(service, state):
     measure("mail:1-abc", state)
-    ((tag, own),) = service.started
-    assert tag == "mail:1-abc" and own == replace(state, database_url=own.database_url)
-    assert own.database_url != state.database_url and str(state.home) not in own.database_url
-    assert [path.name for path in state.home.rglob("*")] == ["logs"]
+    ((tag, own, _),) = service.started
+    assert tag == "mail:1-abc" and own == replace(state, home=own.home, database_url=own.database_url)
+    assert own.database_url != state.database_url and str(own.home) in own.database_url
+    assert [path.name for path in state.home.rglob("*")] == [] and not own.home.exists()
+
+
+def test_the_users_settings_are_left_alone(service, state, monkeypatch):
+    for name in OURS:
+        monkeypatch.setenv(name, f"/nowhere/{name}")
+    measure("mail:1-abc", state)
+    assert service.started[0][2] == dict.fromkeys(OURS)
+    assert [os.environ[name] for name in OURS] == [f"/nowhere/{name}" for name in OURS]
 
 
 def test_items_of_ones_own_are_asked_for(service, state):
     own = [{"text": f"a text {number}", "answer": "ham"} for number in range(3)]
     measure("mail:1-abc", state, own)
-    assert {item.text for items in service.asked for item in items} == {"a text 0", "a text 1", "a text 2"}
-    assert service.asked[0][0].text == "a text 0" and len(service.asked[-1]) == 32
+    texts = [item.text for items in service.asked for item in items]
+    assert {text.rpartition(" ")[0] for text in texts} == {"a text 0", "a text 1", "a text 2"}
+    assert texts[0].startswith("a text 0 ") and len(service.asked[-1]) == 32
+    assert len(set(texts)) == len(texts)  # none is one that the service has encoded
+
+
+def test_no_text_is_sent_twice_and_spans_hold(service, state):
+    service.answer = lambda request, answer=service.answer: (
+        httpx.Response(200, json=SEARCHED | {"entities": 2}) if request.url.path == "/version" else answer(request))
+    measure("mail:1-abc", state)
+    items = [item for items in service.asked for item in items]
+    assert len({item.text for item in items}) == len(items) > 32 * probe.LEAST
+    assert {tuple(item.text[start:end] for start, end in item.spans) for item in items} == {("The", "museum")}
+
+
+def test_own_items_are_not_empty(service, state):
     with pytest.raises(ValueError, match="at least one item"):
         measure("mail:1-abc", state, [])
 
@@ -152,4 +179,4 @@ def test_a_real_bundle_is_measured(state, tmp_path, monkeypatch):
     found = measure(build(tmp_path / "version", "mail", "1", {}, state), state)
     assert 100 < found.memory_mib < 8000 and 0 < found.start_s < 120
     assert 0 < found.latency_one_ms < 10_000 and 0 < found.latency_batch_ms < 60_000
-    assert not (state.home / "polarscore.db").exists() and not list((state.home / "logs").iterdir())
+    assert [path.name for path in state.home.iterdir() if not path.name.startswith("bentoml")] == []

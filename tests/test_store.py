@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from monitoring.store import COLUMNS, Feedback, ScoredAnswer, Store
+from monitoring.store import COLUMNS, Feedback, ScoredAnswer, Store, StoreAway
 from monitoring.tables import TakenFeedback
 from training.errors import InputError
 
@@ -128,11 +129,11 @@ def test_what_is_merged_twice_is_kept_once(store):
     taken = [TakenFeedback(f"u{n}", Feedback(label, id="a"), "mail") for n, label in enumerate(("ham", "other"))]
     lost = TakenFeedback("lost", Feedback("ham", id="nobody"), "mail")
     for _ in range(2):
-        assert store.merge(rows, [*taken, lost]) == ["lost"]
+        store.merge(rows, [*taken, lost])
         assert store.frame("mail").set_index("item_id")["label"].to_dict() == {"a": "other", "b": None}
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM feedback")).scalar() == 2
-    assert store.merge([], []) == []
+    store.merge([], [])
 
 
 def test_many_keys_fit_in_one_call(store):
@@ -211,6 +212,16 @@ def test_a_database_that_cannot_be_opened_is_one_clear_line_without_a_password(u
     with pytest.raises(InputError, match=found) as refusal:
         Store(url)
     assert "\n" not in str(refusal.value) and "hunter2" not in str(refusal.value)
+    if not url.startswith("postgresql"):
+        with pytest.raises(InputError, match=found):
+            Store(url, patient=True)
+        return
+    with Store(url, patient=True) as store:  # nobody listens there: a server may be away
+        for ask in (lambda: store.frame("mail"), lambda: store.look_up(Feedback("ham", id="a"), "mail")):
+            with pytest.raises(StoreAway, match="cannot be opened") as away:
+                ask()
+            assert re.search(found, away.value.why) and "hunter2" not in away.value.why
+            assert "127.0.0.1" not in str(away.value)  # that is for the log alone
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
@@ -219,6 +230,9 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
         Store(f"sqlite:///{tmp_path / 'store.db'}")
     with pytest.raises(InputError, match="cannot be opened"):
         Store(f"sqlite:///{tmp_path}")
+    for path in (tmp_path / "store.db", tmp_path):
+        with pytest.raises(InputError, match=r"file is not a database|cannot be opened"):
+            Store(f"sqlite:///{path}", patient=True)
 
 
 def test_the_store_imports_neither_evidently_nor_mlflow():
