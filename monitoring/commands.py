@@ -117,7 +117,7 @@ def forget(
         "--older-than", metavar="DAYS", min=0, help="Also every score made more than so many days ago.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Erase scores and their labels for good, and what is kept of their texts.
+    """Erase scores for good, with labels and texts.
 
     From the prediction store, the journal of a service and the embedding cache of this state folder.
     """

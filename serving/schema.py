@@ -25,7 +25,10 @@ MAX_ID = 256  # characters of an id
 ID = r"^[^\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff]+$"
 """What an id may hold: it stands in logs and on one line, so nothing that controls, turns or hides what is shown."""
 
-_ID, _SOMETHING = re.compile(ID), re.compile(r"\S")
+SOMETHING = r"[^\s\u001c-\u001f\u0085\ufeff]"
+"""What a text has to hold; the same set in Python and in ECMAScript, which disagree on what white space is."""
+
+_ID, _SOMETHING = re.compile(ID), re.compile(SOMETHING)
 
 
 def _printable(value: str) -> str:
@@ -50,7 +53,7 @@ def _class(value: Any) -> int | str | None:
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID, json_schema_extra={"pattern": ID}),
                AfterValidator(_printable)]
-Text = Annotated[str, Field(json_schema_extra={"pattern": r"\S"}), AfterValidator(_not_blank)]
+Text = Annotated[str, Field(json_schema_extra={"pattern": SOMETHING}), AfterValidator(_not_blank)]
 ClassRef = Annotated[
     int | str | None,
     PlainValidator(_class),

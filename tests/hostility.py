@@ -220,18 +220,18 @@ def speak(port: int, parts: list[bytes], pause: float = 0.0, wait: float = 20.0)
                 connection.sendall(part)
                 if pause:
                     time.sleep(pause)
-        try:
-            connection.settimeout(0.3)
-            while chunk := connection.recv(65536):
-                said += chunk
-                connection.settimeout(0.3)
-        except TimeoutError:
-            if not said:
-                connection.settimeout(wait)
-                with suppress(OSError):
-                    said += connection.recv(65536)
-        except OSError:
-            pass
+        with suppress(OSError):
+            said = connection.recv(65536)
+        return said + _rest(connection)
+
+
+def _rest(connection: socket.socket) -> bytes:
+    """What comes until the service closes or says nothing for a while: head and body of an answer may come apart."""
+    said = b""
+    connection.settimeout(0.5)
+    with suppress(OSError):  # which a timeout is
+        while chunk := connection.recv(65536):
+            said += chunk
     return said
 
 
@@ -245,8 +245,7 @@ def endless(port: int, host: str, path: str = "/score") -> tuple[bytes, float, i
             while time.monotonic() - began < PATIENCE_S:
                 connection.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
                 sent += 65536
-        with suppress(OSError):
-            said = connection.recv(65536)
+        said = _rest(connection)
     return said, time.monotonic() - began, sent
 
 
@@ -258,7 +257,8 @@ def trickle(port: int, host: str, every: float, body: bool) -> tuple[bytes, floa
         connection.sendall(head.encode() + (b"\r\n" if body else b""))
         while time.monotonic() - began < PATIENCE_S:
             try:
-                return connection.recv(65536), time.monotonic() - began
+                said = connection.recv(65536)
+                return said + _rest(connection), time.monotonic() - began
             except TimeoutError:
                 pass
             except OSError:

@@ -116,7 +116,7 @@ def test_what_several_prepared_is_scored_in_one_pass_as_if_each_were_alone(kind)
     assert parts[0].keys == text_keys(default_spec(), ["one"])
     several = made.prepare(np.array(["new"] * 5, dtype=object), np.empty((5, 0, 2), dtype=np.int64))
     assert len(several.tokens.lengths) == 1
-    assert np.ptp(made.beliefs([several, several]), axis=0).max() == 0
+    assert np.ptp(made.beliefs([several, several]), axis=0).max() < 1e-6
     made.warm_up()
 
 

@@ -488,7 +488,8 @@ def test_keys_of_a_served_bento_change_while_it_runs(served):
     change_keys(path, change)
 
     def status(key, route="/score"):
-        return client.post(route, content=b"{", headers={"X-API-Key": key}).status_code
+        headers = {"X-API-Key": key, "content-type": "application/json"}
+        return client.post(route, content=b"{", headers=headers).status_code
 
     assert status(keys["score"]) == status(fresh["key"]) == 400  # both are let in
     assert status(keys["feedback"], "/feedback") in (401, 429)

@@ -21,6 +21,7 @@ from training.fit import FitConfig, check
 from training.learning import learn
 from training.model import WEIGHTS, load, save
 from training.pareto import uniform_weights
+from training.running import Runner
 from training.scoring import score_rows, score_table
 from training.state import State
 from training.table import read_table
@@ -185,17 +186,17 @@ def test_beliefs_survive_a_gpu_without_memory(monkeypatch):
     harmonizer, asked = make_transformer(0, 2, seed=0), []
     texts, spans = np.array(["one text", "and another"], dtype=object), np.zeros((2, 0, 2), dtype=np.int64)
     expected = beliefs_of(harmonizer, texts, spans, no_encoder)
-    own = TextHarmonizer.__call__
+    own = Runner._start
 
-    def small_gpu(self, texts, spans, token_budget=0):
-        asked.append(token_budget)
-        if token_budget > 5000:
+    def small_gpu(self, tokens, size, progress):
+        asked.append(size)
+        if size > 600:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return own(self, texts, spans, token_budget)
+        return own(self, tokens, size, progress)
 
-    monkeypatch.setattr(TextHarmonizer, "__call__", small_gpu)
+    monkeypatch.setattr(Runner, "_start", small_gpu)
     assert beliefs_of(harmonizer, texts, spans, no_encoder).tobytes() == expected.tobytes()
-    assert asked == [16384, 8192, 4096]
+    assert asked == [2048, 1024, 512]
 
 
 def test_the_benchmark_has_the_papers_and_ours(tmp_path):
