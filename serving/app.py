@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from serving import schema
 from serving.bodies import JSON, LINES, Bodies, kind_of
 from serving.config import ServiceConfig
-from serving.entry import heard_on, is_loopback
+from serving.entry import Asked, heard_on, is_loopback
 from serving.guard import REQUEST_ID
 from serving.openapi import PAGE, openapi
 from serving.refusal import Refusal
@@ -98,6 +98,18 @@ def make_app() -> Starlette:
     )
     app.state.config = ServiceConfig()
     return app
+
+
+def room(app: Starlette, asked: Asked) -> None:
+    """Refuse what the app would refuse as soon as it had it.
+
+    Raises:
+        Refusal: too much is waiting (`Batcher.admit`).
+    """
+    batcher = getattr(app.state, "batcher", None)
+    lines = asked.headers.get("content-type", "").startswith(LINES)  # which wait
+    if batcher and (asked.method, asked.path) == ("POST", "/score") and not lines:
+        batcher.admit()
 
 
 def _guarded(endpoint: Endpoint) -> Callable[[Request], Awaitable[Any]]:

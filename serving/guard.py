@@ -66,10 +66,13 @@ class Rules:
 
 
 class Guard:
-    """The middleware. Without rules: those of the process, read as the service starts."""
+    """The middleware. Without rules: those of the process, read as the service starts.
 
-    def __init__(self, app: ASGIApp, rules: Rules | None = None):
-        self._app, self._rules = app, rules or Rules.from_environment()
+    room: raises a Refusal of a request that there is no room for; asked here, before all else that a request costs.
+    """
+
+    def __init__(self, app: ASGIApp, rules: Rules | None = None, room: Callable[[Asked], None] = lambda asked: None):
+        self._app, self._rules, self._room = app, rules or Rules.from_environment(), room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the app answer what is admitted."""
@@ -88,7 +91,7 @@ class Guard:
     def _stand_outside(self, app: Any) -> None:
         stack = getattr(app, "middleware_stack", None)
         if stack is not None:
-            app.middleware_stack = Guard(without_timeout(stack), self._rules)
+            app.middleware_stack = Guard(without_timeout(stack), self._rules, self._room)
             logging.getLogger("bentoml.access").addFilter(with_id)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +105,7 @@ class Guard:
         try:
             framed(asked.headers)
             await self._admit(asked)
+            self._room(asked)
             if asked.method == "OPTIONS":
                 await Response(status_code=204, headers={"Allow": allow(asked.path)})(scope, heard, reply)
             else:

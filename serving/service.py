@@ -21,7 +21,7 @@ from registry.history import in_production_by_log, in_staging_by_log
 from registry.keys import Keys
 from registry.stages import STAGING
 from serving import connections
-from serving.app import make_app
+from serving.app import make_app, room
 from serving.batcher import Batcher, BatchMeters
 from serving.config import SERVICE, ServiceConfig, config_from
 from serving.desk import Desk
@@ -46,6 +46,8 @@ FOLLOW = "POLARSCORE_FOLLOW"
 
 DRAIN_S = 10.0  # how long the journal may take to drain when the service stops; the next one goes on with the rest
 
+SWITCH_S = 0.0005  # how long a thread may keep the one that scores from going on: by default ten times that
+
 LOG = logging.getLogger("bentoml.polarscore")
 
 connections.install()
@@ -59,6 +61,7 @@ class RiskScorer:
 
     def __init__(self) -> None:
         """Load the bundle's model and its encoder once, and warm both up; then look for the versions beside it."""
+        sys.setswitchinterval(SWITCH_S)
         state, config = State.from_environment().prepare(), config_from()
         how = how_of(state, config)
         scorer = load_scorer(Keys.of(state), how=how)
@@ -122,7 +125,7 @@ class RiskScorer:
             os.environ[SERVICE] = str(Path(named).absolute())
 
 
-RiskScorer.add_asgi_middleware(Guard)  # type: ignore[attr-defined]  # what `bentoml.service` makes of a class
+RiskScorer.add_asgi_middleware(Guard, room=partial(room, app))  # type: ignore[attr-defined]  # what `bentoml.service` makes of a class
 
 
 def how_of(state: State, config: ServiceConfig) -> How:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 
 from serving import app as app_module
 from serving import streaming
-from serving.app import make_app
-from serving.batcher import Batcher
+from serving.app import make_app, room
+from serving.batcher import Batcher, overloaded
 from serving.bodies import Bodies
 from serving.config import Limits, ServiceConfig
+from serving.entry import Asked
 from serving.refusal import Refusal
 from serving.schema import FeedbackResponse, ForgetResponse, Policy, Score, ScoreResponse
 from serving.slices import Slice, Told, cut, ends_of, placed
@@ -641,3 +643,21 @@ def test_slices_hold_every_item_once_and_places_are_those_of_the_request():
     assert list(ends_of([9, 9], 5)) == [1, 2] and list(ends_of([1] * 5, 100, 2)) == [2, 4, 5]
     moved = placed(Refusal("x", "y", "items.3.votes.a"), 40)
     assert moved.where == "items.43.votes.a" and placed(Refusal("x", "y", None), 40).where is None
+
+
+def test_the_door_refuses_what_there_is_no_room_for_and_nothing_else():
+    app = make_app()
+    score = Asked("POST", "/score", Headers({"content-type": "application/json"}), None)
+    stream = Asked("POST", "/score", Headers({"content-type": "application/x-ndjson"}), None)
+    room(app, score)  # not started yet: the app says so itself
+
+    class Full:
+        def admit(self):
+            raise overloaded("full", 1.0)
+
+    app.state.batcher = Full()
+    with pytest.raises(Refusal) as refused:
+        room(app, score)
+    assert refused.value.status == 503
+    for other in (stream, Asked("GET", "/version", Headers({}), None)):
+        room(app, other)
