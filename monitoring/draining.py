@@ -83,7 +83,7 @@ class Drain:
             return False
         try:
             self._move(rows)
-        except Exception as error:
+        except Exception as error:  # a driver's, or what a row's own content raises; `at_fault` tells them apart
             if not at_fault(error):
                 raise
             for row in rows:  # one of them is at fault, and the others are not to wait for it
@@ -103,7 +103,7 @@ class Drain:
     def _move_alone(self, row: Waiting) -> None:
         try:
             self._move([row])
-        except Exception as error:
+        except Exception as error:  # as above
             if not at_fault(error):
                 raise
             self._file.set_aside(row.seq, _kind(error))

@@ -103,6 +103,10 @@ def check_named(row: Feedback) -> None:
                          f"Found {'neither' if row.id is None else 'both'}. Nothing was written.")
 
 
+class NoClass(InputError):
+    """A label that is no class of the model, or of the version, that made the score."""
+
+
 def unknown(row: Feedback, model: str | None) -> InputError:
     """What to say of a row that names no kept score."""
     of = "" if model is None else f" of model '{model}'"
@@ -113,12 +117,12 @@ def class_of(row: Feedback, classes: Sequence[str]) -> str:
     """The class that a row's label means.
 
     Raises:
-        InputError: none of them.
+        NoClass: none of them.
     """
     code = ABSTAIN if isinstance(row.label, bool) else class_codes(classes).get(row.label, ABSTAIN)
     if code == ABSTAIN:
-        raise InputError(f"the feedback for {_named(row)} says {str(row.label)[:60]!r}, which is no class. "
-                         f"Expected {classes_shown(classes)}. Nothing was written.")
+        raise NoClass(f"the feedback for {_named(row)} says {str(row.label)[:60]!r}, which is no class. "
+                      f"Expected {classes_shown(classes)}. Nothing was written.")
     return classes[code]
 
 

@@ -216,7 +216,7 @@ class JournalFile:
                 raise sqlite3.DatabaseError(fault.splitlines()[-1])
             if found == 0:
                 connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
-        except BaseException:
+        except BaseException:  # an interrupt, too, leaves no connection open
             connection.close()
             raise
         return connection

@@ -27,7 +27,7 @@ class Patience(Generic[T]):
         def run() -> None:
             try:
                 answers.append(question())
-            except Exception as error:
+            except Exception as error:  # whatever the question raises is raised to who asked
                 errors.append(error)
             finally:
                 self._free.release()

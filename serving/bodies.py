@@ -50,22 +50,18 @@ class Bodies:
             raise too_large
         chunks = []
         try:
-            async with asyncio.timeout(limits.seconds):
-                async for chunk in request.stream():
-                    if held + len(chunk) > most:
-                        raise too_large
-                    if self._held + len(chunk) > AT_ONCE * most:
-                        raise overloaded("the bodies of other requests take all the memory that there is for them", 1)
-                    held += len(chunk)
-                    self._held += len(chunk)
-                    chunks.append(chunk)
-        except TimeoutError:
-            self._held -= held
-            raise too_slow(limits) from None
-        except BaseException:
-            self._held -= held
-            raise
-        try:
+            try:
+                async with asyncio.timeout(limits.seconds):
+                    async for chunk in request.stream():
+                        if held + len(chunk) > most:
+                            raise too_large
+                        if self._held + len(chunk) > AT_ONCE * most:
+                            raise overloaded("the bodies of other requests take all the memory for bodies", 1)
+                        held += len(chunk)
+                        self._held += len(chunk)
+                        chunks.append(chunk)
+            except TimeoutError:
+                raise too_slow(limits) from None
             yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
         finally:
             self._held -= held

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from monitoring.feedback import unknown
+from monitoring.feedback import NoClass
 from monitoring.forgetting import Forgotten
 from monitoring.journal import Journal
 from monitoring.store import Feedback, ScoredAnswer
@@ -150,9 +150,9 @@ class Desk:
         with kept():
             try:
                 labelled = self._journal.add_feedback(row, model=scorer.name)
+            except NoClass as error:  # another version scored, which has other classes
+                raise Refusal("unknown_class", str(error).rstrip("."), "label") from None
             except InputError as error:
-                if str(error) != str(unknown(row, scorer.name)):  # another version scored, which has other classes
-                    raise Refusal("unknown_class", str(error).rstrip("."), "label") from None
                 where = "score_id" if request.id is None else "id"
                 raise Refusal("unknown_id", str(error).rstrip("."), where, status=404) from None
         self._meters.labelled(scorer.name, labelled)

@@ -218,9 +218,9 @@ def test_one_pass_may_always_wait_however_slow_it_is():
         waiting = asyncio.ensure_future(batcher.submit(10))
         await asyncio.sleep(0.01)
         batcher.admit()  # though more than `wait` seconds wait
-        await asyncio.gather(running, waiting)
+        return await asyncio.gather(running, waiting)
 
-    play(passes, scene, wait=0.01)
+    assert play(passes, scene, wait=0.01) == [("done", 10), ("done", 10)]
 
 
 def test_little_waits_while_no_pace_is_known():

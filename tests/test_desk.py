@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
-from monitoring.feedback import unknown
+from monitoring.feedback import NoClass, unknown
 from monitoring.forgetting import Forgotten
 from monitoring.journal import Journal, JournalAway, JournalFull, StoreAway
 from monitoring.store import Feedback, Store
@@ -266,7 +266,7 @@ def test_the_journals_length_is_told():
 
 @pytest.mark.parametrize(("error", "kind", "status"), [
     (unknown(Feedback("yes", None, "a"), "Fake"), "unknown_id", 404),
-    (InputError("the feedback for the id 'a' says 'yes', which is no class."), "unknown_class", 400),
+    (NoClass("the feedback for the id 'a' says 'yes', which is no class."), "unknown_class", 400),
     (StoreAway("it is away."), "store_unavailable", 503),
     (JournalFull("full."), "journal_full", 503)])
 def test_feedback_that_cannot_be_kept_is_refused(error, kind, status):
