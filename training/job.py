@@ -179,7 +179,10 @@ def labelled_measures(table: Table, risk: np.ndarray, split: str) -> Measures | 
 
 
 def monitoring_frame(table: Table, scores: Scores) -> pd.DataFrame:
-    """What monitoring watches, a row an answer and no text: risk, answers, length, how sources voted."""
+    """What monitoring watches, a row an answer and no text: risk, answers, length, how sources voted.
+
+    `vote:NAME` is the class that a source voted for, None where it abstained.
+    """
     names = np.array([*table.classes, None], dtype=object)
     voted = table.votes != ABSTAIN
     agree = voted & (table.votes == table.answers[:, None])
@@ -192,6 +195,7 @@ def monitoring_frame(table: Table, scores: Scores) -> pd.DataFrame:
         "text_length": np.fromiter(map(len, table.texts), dtype=np.int64, count=len(table)),
         "sources_voting": voted.sum(axis=1),
         "agreement": np.where(table.answers == ABSTAIN, np.nan, agreement),
+        **{f"vote:{source.name}": names[column] for source, column in zip(table.sources, table.votes.T, strict=True)},
     })
 
 
