@@ -30,9 +30,9 @@ from registry.history import STAGE_LOG, History
 from registry.keys import Keys
 from registry.stages import CANDIDATE, PRODUCTION, PROMOTE, STAGING
 from registry.versions import MEASURES, Versions
-from training.encoder import EncoderSpec
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, save
+from training.model import RiskModel, save
+from training.spec import EncoderSpec, Spec
 from training.state import State
 from training.task import Columns, Source
 from training.worth import Worth

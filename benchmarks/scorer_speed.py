@@ -182,9 +182,9 @@ def cached(found: Found, texts: int) -> None:
 
     from training.beliefs import beliefs_in
     from training.embeddings import EmbeddingCache
-    from training.encoder import EncoderSpec
     from training.harmonizer import make_harmonizer
     from training.risk import risk
+    from training.spec import EncoderSpec
 
     random, spec = np.random.default_rng(0), EncoderSpec("random", "1", 384)
     written = [f"text {number} of them, which is as long as most answers are" for number in range(texts)]

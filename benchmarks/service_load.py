@@ -257,10 +257,10 @@ def measured(url: str, path: str, process: Process, options: argparse.Namespace)
 
 def write_version(folder: Path) -> Path:
     """A version with random weights, and the sources of examples/reviews."""
-    from training.encoder import EncoderSpec
     from training.harmonizer import make_harmonizer
-    from training.model import RiskModel, Spec, save
+    from training.model import RiskModel, save
     from training.sources import load_labelling_functions
+    from training.spec import EncoderSpec, Spec
     from training.task import Columns, Source
     from training.worth import Worth
 

@@ -26,7 +26,7 @@ from registry.keys import Keys
 from registry.signing import digests, sign, verify
 from registry.versions import Version, Versions
 from training.errors import InputError, PolarscoreError
-from training.model import SOURCES, SPEC, WEIGHTS
+from training.spec import SOURCES, SPEC, WEIGHTS
 from training.state import State
 from training.tracking import log_report
 

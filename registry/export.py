@@ -20,8 +20,8 @@ from filelock import FileLock
 
 from registry.envelope import NOBODY, PUBLIC_KEY, SIGNATURE
 from training.errors import InputError, PolarscoreError
-from training.model import SOURCES, SPEC, WEIGHTS, digest
 from training.sources import requirements_of
+from training.spec import SOURCES, SPEC, WEIGHTS, digest
 from training.state import State
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from registry.aliases import EVIDENCE_TAG
 from registry.environment import checkout, packages, surroundings
 from registry.signing import digests
 from registry.versions import STAGE_TAG, Version, Versions
-from training.model import SPEC, load_spec
+from training.spec import SPEC, load_spec
 from training.tracking import DATA_TAG, DIGEST_TAG, WARNINGS_TAG
 
 if TYPE_CHECKING:

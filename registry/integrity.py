@@ -8,7 +8,7 @@ from registry.signing import listed
 from registry.stages import SINGLE, holders
 from registry.versions import Version
 from training.errors import CheckFailed, InputError
-from training.model import digest
+from training.spec import digest
 from training.tracking import DATA_TAG, DIGEST_TAG
 
 

@@ -14,8 +14,8 @@ from registry.envelope import NOBODY, PUBLIC_KEY, SIGNATURE, pem
 from registry.keys import Keys
 from registry.versions import PRODUCTION, STAGING, Version, Versions
 from training.errors import CheckFailed, InputError
-from training.model import SOURCES, SPEC, WEIGHTS
-from training.model import digest as digest_of
+from training.spec import SOURCES, SPEC, WEIGHTS
+from training.spec import digest as digest_of
 from training.tracking import DIGEST_TAG
 
 WORDS = {"pass": "passed", "fail": "failed", "unknown": "unknown"}

@@ -16,7 +16,7 @@ from registry.lookup import by_name, found, pages
 from registry.stages import ARCHIVED, CANDIDATE, PRODUCTION, STAGING
 from training.calibration import Measures
 from training.errors import InputError
-from training.model import SPEC, Spec, load_spec
+from training.spec import SPEC, Spec, load_spec
 from training.state import State
 from training.tracking import REFERENCE, connect
 

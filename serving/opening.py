@@ -16,7 +16,7 @@ from registry.envelope import NOBODY, PUBLIC_KEY, SIGNATURE, Proof, verify
 from registry.keys import Keys, key_id
 from serving.scorer import BY_DEFAULT, How, Scorer
 from training.errors import CheckFailed, InputError
-from training.model import SOURCES, SPEC, WEIGHTS, digest
+from training.spec import SOURCES, SPEC, WEIGHTS, digest
 
 ALLOW_UNSIGNED = "POLARSCORE_ALLOW_UNSIGNED"
 FILES = (WEIGHTS, SPEC, SOURCES)

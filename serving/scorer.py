@@ -15,12 +15,13 @@ from registry.envelope import Proof
 from serving.refusal import Refusal
 from serving.schema import Item
 from training.embeddings import EmbeddingCache
-from training.encoder import EncoderSpec, best_device
-from training.model import SOURCES, RiskModel, digest, load
+from training.encoder import best_device
+from training.model import RiskModel, load
 from training.prepared import Prepared as Read
 from training.prepared import Ready, ready
 from training.source_process import SourceProcess
 from training.sources import ABSTAIN, class_codes, classes_shown
+from training.spec import SOURCES, EncoderSpec, digest
 
 UNSIGNED = Proof()
 

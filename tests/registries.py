@@ -10,9 +10,9 @@ from registry.history import History
 from registry.judging import Judged
 from registry.promotion import promote
 from registry.versions import Versions
-from training.encoder import EncoderSpec
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, digest, save
+from training.model import RiskModel, save
+from training.spec import EncoderSpec, Spec, digest
 from training.state import State
 from training.task import Columns, Source
 from training.worth import Worth

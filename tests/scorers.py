@@ -8,11 +8,12 @@ import numpy as np
 from serving.scorer import Scorer
 from training.beliefs import beliefs_in
 from training.embeddings import text_keys
-from training.encoder import EncoderSpec, passages
+from training.encoder import passages
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, load, save
+from training.model import RiskModel, load, save
 from training.prepared import Prepared
 from training.source_process import SourceProcess
+from training.spec import EncoderSpec, Spec
 from training.task import Columns, Source
 from training.worth import Worth
 

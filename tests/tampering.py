@@ -32,7 +32,7 @@ from tests import registries
 from tests.registries import log, move
 from training.audit_result import Guarantee, Recalibration
 from training.errors import PolarscoreError
-from training.model import digest, load_spec
+from training.spec import digest, load_spec
 
 PRODUCTION, STAGING, CANDIDATE, BEFORE = 2, 4, 5, 1
 """The versions in these stages, and the one that was in production before."""

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.embeddings import EmbeddingCache, Memory, text_keys
-from training.encoder import Encoder, EncoderSpec, default_spec
+from training.encoder import Encoder, default_spec
 from training.harmonizer import make_harmonizer
 from training.prepared import ready
+from training.spec import EncoderSpec
 from training.transformer import make_transformer
 
 SPEC = EncoderSpec("counted", "1", 4)

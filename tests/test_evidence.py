@@ -20,10 +20,10 @@ from registry.keys import Keys
 from registry.signing import verify
 from registry.versions import Versions
 from training.audit_result import Guarantee
-from training.encoder import EncoderSpec
 from training.errors import CheckFailed, InputError
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, save
+from training.model import RiskModel, save
+from training.spec import EncoderSpec, Spec
 from training.state import State
 from training.task import Columns, Source
 from training.tracking import open_run

@@ -10,15 +10,15 @@ from hypothesis.extra.numpy import arrays
 
 import polarscore
 from training.audit_result import KNOTS, Recalibration
-from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.explanation import explain, explain_row, in_words, nearest
 from training.fit import FitConfig
 from training.harmonizer import make_harmonizer
 from training.job import train
-from training.model import RiskModel, Spec
+from training.model import RiskModel
 from training.risk import sharpened
 from training.sources import LabellingFunction
+from training.spec import EncoderSpec, Spec
 from training.state import State
 from training.table import Table
 from training.task import Columns, Source

@@ -10,10 +10,10 @@ from packaging.requirements import Requirement
 
 from registry import export as exporting
 from registry.export import export, find, latest, model_tag
-from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, digest, load, save
+from training.model import RiskModel, load, save
+from training.spec import EncoderSpec, Spec, digest
 from training.state import State
 from training.task import Columns, Source
 from training.worth import Worth

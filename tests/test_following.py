@@ -18,6 +18,7 @@ from registry.export import build, export
 from registry.history import STAGE_LOG, in_production_by_log
 from registry.keys import Keys
 from registry.signing import sign
+from registry.threshold import LOWERED, THRESHOLD
 from serving import launch
 from serving.desk import Desk
 from serving.following import Follower, seat_fixed
@@ -26,11 +27,11 @@ from serving.meters import Meters
 from serving.schema import Item
 from serving.scorer import Scorer
 from training.beliefs import beliefs_in
-from training.encoder import EncoderSpec
 from training.errors import CheckFailed, InputError
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, load, save
+from training.model import RiskModel, load, save
 from training.prepared import Prepared
+from training.spec import EncoderSpec, Spec
 from training.state import State
 from training.task import Columns, Source
 from training.worth import Worth
@@ -179,6 +180,32 @@ def test_a_look_that_fails_does_not_end_the_following(desk, world, follower, cap
     assert following(desk) == ("1", "1", None) and not follower._thread.is_alive()
     assert caplog.text.count("following failed: RuntimeError; version 1 goes on") == 1
     assert "a secret" not in caplog.text
+
+
+def test_what_the_log_says_holds_once_the_following_has_started(desk, world):
+    world.production = 2
+    lowered = replace(entry(2), action=THRESHOLD, gates=({"state": LOWERED, "candidate": 0.05},))
+    follower = Follower(desk, world.look_up, world.open, threshold=lambda: lowered)
+    follower.start()
+    assert desk.scorer.version == "2" and desk.version().policy.accept == 0.05
+    follower.close()
+
+
+def test_a_first_look_that_hangs_or_fails_keeps_nobody_from_starting(desk, world, caplog, monkeypatch):
+    monkeypatch.setattr("serving.following.FIRST_S", 0.05)
+    go = threading.Event()
+    follower = Follower(desk, lambda: go.wait(10) and None, world.open)
+    began = time.monotonic()
+    follower.start()
+    assert time.monotonic() - began < 5 and "has not been read within 0.05 s" in caplog.text
+    go.set()
+    follower.close()
+    monkeypatch.setattr("serving.following.FIRST_S", 60.0)
+    world.production = sa.exc.OperationalError("secret", {}, Exception("secret"))
+    failing = Follower(desk, world.look_up, world.open)
+    failing.start()
+    failing.close()
+    assert time.monotonic() - began < 20
 
 
 def test_closing_waits_for_a_look_and_ends_what_was_retired_once(desk, world, follower, monkeypatch):

@@ -10,11 +10,11 @@ from registry.gates import PASS, UNKNOWN, Measured, Operation
 from registry.judging import judge
 from registry.seen import decided_alone, seen_by
 from registry.versions import Versions
-from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, load, save
+from training.model import RiskModel, load, save
 from training.sources import ABSTAIN
+from training.spec import EncoderSpec, Spec
 from training.state import State
 from training.table import read_table
 from training.task import Columns, Source, read_task

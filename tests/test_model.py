@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from training.audit_result import KNOTS, Guarantee, Recalibration
-from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.harmonizer import HARMONIZERS, make_harmonizer
-from training.model import FORMAT, RiskModel, Spec, align_votes, digest, load, load_spec, save
+from training.model import RiskModel, align_votes, load, save
 from training.risk import risk
 from training.sources import load_labelling_functions
+from training.spec import FORMAT, EncoderSpec, Spec, digest, load_spec
 from training.task import Columns, Source
 from training.worth import Worth
 

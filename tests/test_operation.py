@@ -15,7 +15,8 @@ from registry.loading import differing
 from registry.operation import has_signature, pickles, requirements, try_out
 from training.encoder import default_spec
 from training.harmonizer import make_harmonizer
-from training.model import SPEC, WEIGHTS, RiskModel, Spec, save
+from training.model import RiskModel, save
+from training.spec import SPEC, WEIGHTS, Spec
 from training.task import Columns, Source
 from training.tracking import REQUIRED, pin
 from training.worth import Worth

@@ -17,7 +17,8 @@ from serving.schema import ScoreRequest
 from training.encoder import default_spec
 from training.errors import InputError, PolarscoreError
 from training.harmonizer import make_harmonizer
-from training.model import RiskModel, Spec, save
+from training.model import RiskModel, save
+from training.spec import Spec
 from training.state import State
 from training.task import Columns, Source
 from training.worth import Worth

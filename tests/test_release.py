@@ -13,7 +13,7 @@ from registry.release import release, summary
 from registry.signing import sign
 from registry.versions import Version
 from training.errors import CheckFailed, InputError
-from training.model import digest
+from training.spec import digest
 from training.state import State
 
 # BentoML, when first imported, uses old names of pathspec's and pydantic's.

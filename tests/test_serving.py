@@ -44,8 +44,9 @@ from serving.service import follows, say_who_signed
 from tests.scorers import CLASSES, fake_encode, fake_scorer, write_version
 from training.encoder import Encoder, passages
 from training.errors import CheckFailed, InputError, PolarscoreError
-from training.model import digest, load
+from training.model import load
 from training.sources import class_codes, encode_classes
+from training.spec import digest
 from training.state import State
 
 # BentoML, when first imported, uses old names of pathspec's and pydantic's.

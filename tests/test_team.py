@@ -19,7 +19,8 @@ from tests.commandline import runner
 from training.errors import InputError
 from training.fit import FitConfig
 from training.job import train
-from training.model import WEIGHTS, load
+from training.model import load
+from training.spec import WEIGHTS
 from training.state import State
 
 # MLflow's own imports and models, in this process.

@@ -14,15 +14,16 @@ from serving.scorer import Scorer
 from training import beliefs, job
 from training.beliefs import beliefs_of, encoder_for
 from training.bench_methods import Case, chosen
-from training.encoder import EncoderSpec, default_spec
+from training.encoder import default_spec
 from training.errors import InputError
 from training.finetune import FinetuneConfig
 from training.fit import FitConfig, check
 from training.learning import learn
-from training.model import WEIGHTS, load, save
+from training.model import load, save
 from training.pareto import uniform_weights
 from training.running import Runner
 from training.scoring import score_rows, score_table
+from training.spec import WEIGHTS, EncoderSpec
 from training.state import State
 from training.table import read_table
 from training.task import LLM, read_task

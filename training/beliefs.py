@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from training.capacity import Budget
-from training.encoder import Encoder, EncoderSpec, locate, passages
+from training.encoder import Encoder, locate, passages
 from training.errors import InputError
 from training.harmonizer import restore_harmonizer
+from training.spec import EncoderSpec
 from training.transformer import KIND, TextHarmonizer, restore_transformer
 
 ROWS = 65_536

@@ -8,7 +8,6 @@ from typing import TypedDict
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 BINS = 10
 TIE_DECIMALS = 9
@@ -97,6 +96,8 @@ def auroc(risk: np.ndarray, error: np.ndarray) -> float | None:
     risk, error = _aligned(risk, error)
     if not 0 < error.sum() < len(error):
         return None
+    from sklearn.metrics import roc_auc_score  # it takes seconds to import
+
     return float(roc_auc_score(error, np.round(risk, TIE_DECIMALS)))
 
 

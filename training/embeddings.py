@@ -17,9 +17,9 @@ from typing import Protocol
 
 import numpy as np
 
-from training.encoder import EncoderSpec
 from training.errors import InputError
 from training.reading import MAX_TOKENS
+from training.spec import EncoderSpec
 
 IN_MEMORY = 128 * 2**20  # bytes of vectors
 CHUNK = 2048  # texts encoded and kept at a time

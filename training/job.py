@@ -25,9 +25,10 @@ from training.figures import front_figure, histogram_figure, reliability_figure,
 from training.fit import Epoch, FitConfig, check
 from training.front import Front
 from training.learning import learn
-from training.model import Scores, Spec
+from training.model import Scores
 from training.selection import held_out, some
 from training.sources import ABSTAIN, requirements_of, source_table
+from training.spec import Spec
 from training.state import State
 from training.sweep import CHOSEN_ON, FAMILIES, LLM_AND_SOURCES
 from training.table import SPLITS, Table, read_table

@@ -8,10 +8,11 @@ import numpy as np
 from training.beliefs import Harmonizer, beliefs_of
 from training.encoder import default_spec
 from training.fit import Epoch, Fit, FitConfig, Voted, check, fit
-from training.model import RiskModel, Spec
+from training.model import RiskModel
 from training.risk import sharpened, sharpness
 from training.selection import held_out, some
 from training.sources import load_labelling_functions
+from training.spec import Spec
 from training.table import Table
 from training.task import Task
 from training.textfit import fit_texts

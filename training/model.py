@@ -1,7 +1,7 @@
-"""A trained version as files: safetensors, a JSON spec and `sources.py`; and how it scores answers.
+"""A trained version: its files read and written, and how it scores answers.
 
 `weights.safetensors` holds the harmonizer (`harmonizer.*`) and what votes are worth (`worth.*`).
-`spec.json` says how to use them. The encoder is named, not copied: it ships in a pinned package.
+`spec.json` says how to use them (`training.spec`).
 """
 
 import hashlib
@@ -14,52 +14,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from training.audit_result import Guarantee, Recalibration
 from training.beliefs import Encode, Harmonizer, beliefs_in, beliefs_of, network_of, restore
-from training.encoder import EncoderSpec, best_device
+from training.encoder import best_device
 from training.errors import InputError
 from training.risk import recalibrated, risk, with_votes
 from training.sources import ABSTAIN, LabellingFunction, apply_labelling_functions, load_labelling_functions
-from training.task import Columns, Source, describe
+from training.spec import SOURCES, SPEC, WEIGHTS, Spec, load_spec
+from training.task import Columns, Source
 from training.transformer import TextHarmonizer
 from training.worth import Worth
-
-FORMAT = 2
-WEIGHTS, SPEC, SOURCES = "weights.safetensors", "spec.json", "sources.py"
-
-
-class Spec(BaseModel):
-    """What a version is, apart from its weights.
-
-    columns: where the task's data kept what is scored, so that files of the same make can be scored.
-    pareto_weights: by source, the LLM's under the name `LLM`, which no source may have.
-    stored_sources: how many of the sources, the first ones, have their votes in the data; the others are
-    labelling functions. sharpness: the power of the harmonizer's beliefs (`training.risk`). sources_digest: SHA-256 of
-    `sources.py`, None where the version has none. recalibration, guarantee: what an audit left; the threshold is one
-    of the recalibrated risk.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int = FORMAT
-    name: str
-    classes: tuple[str, ...]
-    sources: tuple[Source, ...]
-    stored_sources: int
-    columns: Columns
-    encoder: EncoderSpec
-    harmonizer: str
-    scalariser: str
-    pareto_weights: dict[str, float]
-    sharpness: float
-    data_digest: str
-    sources_digest: str | None = None
-    recalibration: Recalibration = Recalibration()
-    guarantee: Guarantee | None = None
 
 
 @dataclass(frozen=True)
@@ -153,15 +119,6 @@ def load(folder: Path, device: str | None = None) -> RiskModel:
     return RiskModel(spec, harmonizer, worth, _text_only(folder / SOURCES, spec.sources_digest))
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 over a version's files: equal for equal models."""
-    total = hashlib.sha256()
-    for name in (WEIGHTS, SPEC, SOURCES):
-        if (folder / name).exists():
-            total.update(hashlib.sha256((folder / name).read_bytes()).digest() + name.encode())
-    return total.hexdigest()
-
-
 def align_votes(votes: np.ndarray, found: Sequence[Source], wanted: Sequence[Source]) -> np.ndarray:
     """Reorder votes (n, found) into (n, wanted) by name; a source that was not found abstains.
 
@@ -176,25 +133,6 @@ def align_votes(votes: np.ndarray, found: Sequence[Source], wanted: Sequence[Sou
     aligned = np.full((len(votes), len(wanted)), ABSTAIN, dtype=np.int16)
     aligned[:, [places[source.name] for source in found]] = votes
     return aligned
-
-
-def load_spec(path: Path) -> Spec:
-    """What a version is, without its weights.
-
-    Raises:
-        InputError: the file is missing, damaged or of a newer format.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        raise InputError(f"{path} is missing or damaged.") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise InputError(f"{path} has format {found}. This polarscore reads format {FORMAT}: train the version again.")
-    try:
-        return Spec(**content)
-    except ValidationError as error:
-        raise InputError(f"{path}: {describe(error)}.") from None
 
 
 def _text_only(path: Path, expected: str | None) -> tuple[LabellingFunction, ...]:

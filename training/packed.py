@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._dynamo import mark_static, maybe_mark_dynamic
 from torch.nn.functional import embedding, gelu, layer_norm, linear, relu, scaled_dot_product_attention
 
 from training.capacity import in_bf16
@@ -192,12 +191,16 @@ def _normed(states: Tensor, norm: Norm) -> Tensor:
 
 def _fixed(weight: Tensor) -> Tensor:
     """A weight, on whose shape a compilation may rely."""
+    from torch._dynamo import mark_static  # it takes seconds to import
+
     mark_static(weight)
     return weight
 
 
 def _of_any_length(tokens: Tensor) -> Tensor:
     """A tensor (T, …) for whose T nothing is compiled again."""
+    from torch._dynamo import mark_static, maybe_mark_dynamic
+
     maybe_mark_dynamic(tokens, 0)
     for dimension in range(1, tokens.ndim):
         mark_static(tokens, dimension)

