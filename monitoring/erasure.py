@@ -1,4 +1,8 @@
-"""Erasing scores with their labels, by name or by age, so that nothing of them is left in the database's file."""
+"""Erasing scores with their labels, by name or by age, so that nothing of them is left in the database's file.
+
+That they were drawn to be checked goes too; the tallies, which are counts, stay. Of a labelled score that is erased by
+its age stays what alarms need (`monitoring.remains`); of what is erased by name nothing.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +10,13 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from monitoring.merging import INSERT, key_of
-from monitoring.tables import FEEDBACK, FORGOTTEN, SCORES
+from monitoring.frame import read_labelled
+from monitoring.merging import key_of
+from monitoring.once import INSERT
+from monitoring.reading import among
+from monitoring.remains import keep_remains
+from monitoring.tables import DRAWN, FEEDBACK, FORGOTTEN, SCORES
+from monitoring.tallies import note_erased
 
 CHUNK = 500  # rows or names a statement
 REMEMBERED = timedelta(days=90)  # how long a score made before its id was forgotten may be under way
@@ -47,19 +56,27 @@ def erase_named(connection: sa.Connection, names: Sequence[str], at: datetime) -
 
 
 def erase_before(connection: sa.Connection, moment: datetime) -> Erased:
-    """Erase the oldest scores made before a moment, `CHUNK` at most."""
-    oldest = sa.select(SCORES.c.score_id).where(SCORES.c.created_at < moment).order_by(SCORES.c.created_at)
-    return _erase(connection, SCORES.c.score_id.in_(oldest.limit(CHUNK)))
+    """Erase the oldest scores made before a moment, `CHUNK` at most, and those in the dark beside them."""
+    query = sa.select(SCORES.c.score_id).where(SCORES.c.created_at < moment).order_by(SCORES.c.created_at)
+    oldest = connection.execute(query.limit(CHUNK)).scalars().all()
+    which = sa.or_(*(among(connection, column, oldest) for column in (SCORES.c.score_id, SCORES.c.shadow_of)))
+    score_ids = connection.execute(sa.select(SCORES.c.score_id).where(which)).scalars().all()
+    for trusted in (False, True):
+        keep_remains(connection, read_labelled(connection, score_ids, trusted), trusted)
+    return _erase(connection, which)
 
 
 def _erase(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Erased:
-    columns = (SCORES.c.score_id, SCORES.c.item_id, SCORES.c.text_hash, SCORES.c.decision)
+    columns = (SCORES.c.score_id, SCORES.c.item_id, SCORES.c.text_hash, SCORES.c.decision, SCORES.c.model,
+               SCORES.c.version, SCORES.c.role, SCORES.c.created_at)
     rows = connection.execute(sa.select(*columns).where(which).with_for_update()).all()
     ids, labels = [row.score_id for row in rows], 0
     for start in range(0, len(ids), CHUNK):
         some = ids[start : start + CHUNK]
         labels += connection.execute(sa.delete(FEEDBACK).where(FEEDBACK.c.score_id.in_(some))).rowcount
+        connection.execute(sa.delete(DRAWN).where(DRAWN.c.score_id.in_(some)))
         connection.execute(sa.delete(SCORES).where(SCORES.c.score_id.in_(some)))
+    note_erased(connection, [(row.model, row.version, row.role, row.created_at) for row in rows])
     return Erased(frozenset(ids), frozenset(row.item_id for row in rows),
                   frozenset(row.text_hash for row in rows if row.text_hash), labels,
                   sum(row.text_hash is None and row.decision is None for row in rows))

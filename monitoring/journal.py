@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from monitoring.draining import Drain
-from monitoring.feedback import check_named, class_of, unknown
+from monitoring.feedback import check_named, said_by, unknown
 from monitoring.journal_file import JournalAway, JournalFile, JournalFull
 from monitoring.patience import Patience
 from monitoring.store import Feedback, ScoredAnswer, Store, StoreAway, validate
@@ -96,7 +96,7 @@ class Journal:
         if not found:
             raise unknown(row, model)
         for classes in found.values():
-            class_of(row, classes)
+            said_by(row, classes)
         self._file.add_feedback(TakenFeedback(uuid.uuid4().hex, row, model), self._most)
         self._drain.wake()
         return len(found)

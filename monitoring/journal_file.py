@@ -23,7 +23,8 @@ from monitoring.erasure import Erased
 from monitoring.tables import Feedback, ScoredAnswer, TakenFeedback
 from training.errors import InputError, PolarscoreError
 
-FORMAT = 1
+FORMAT = 2
+READ = (0, 1, FORMAT)  # 0: a new file; of 1, rows lack what was not known then
 WAIT_S = 10  # how long a writer waits for those of other processes
 TIDY_BYTES = 4 * 2**20  # of write-ahead log until they are brought into the file, beside the writers
 PAGES = 8192  # of write-ahead log until a writer has to do it
@@ -209,12 +210,12 @@ class JournalFile:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
             (found,) = connection.execute("PRAGMA user_version").fetchone()
-            if found not in (0, FORMAT):
+            if found not in READ:
                 raise InputError(f"the journal {self.path} has format {found}, and this polarscore knows {FORMAT}. "
                                  "Start the polarscore that made it, which empties it.")
             if (fault := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(fault.splitlines()[-1])
-            if found == 0:
+            if found != FORMAT:
                 connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
         except BaseException:  # an interrupt, too, leaves no connection open
             connection.close()
@@ -225,7 +226,9 @@ class JournalFile:
 def score_of(content: str) -> ScoredAnswer:
     """A score from its JSON."""
     said = json.loads(content)
-    return ScoredAnswer(**said | {"created_at": datetime.fromisoformat(said["created_at"])})
+    spans = said.get("spans")
+    return ScoredAnswer(**said | {"created_at": datetime.fromisoformat(said["created_at"]),
+                                  "spans": None if spans is None else tuple(map(tuple, spans))})
 
 
 def feedback_of(content: str) -> TakenFeedback:

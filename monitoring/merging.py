@@ -2,17 +2,16 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from monitoring.feedback import class_of, known, named
+from monitoring.feedback import known, named, said_by
+from monitoring.once import once
 from monitoring.tables import FEEDBACK, FORGOTTEN, SCORES, ScoredAnswer, TakenFeedback
+from monitoring.tallies import add_to_tallies
 from training.errors import InputError
-
-INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 def merge(connection: sa.Connection, scores: Sequence[ScoredAnswer], taken: Sequence[TakenFeedback]) -> None:
@@ -21,16 +20,24 @@ def merge(connection: sa.Connection, scores: Sequence[ScoredAnswer], taken: Sequ
     The caller's transaction is one that the store gave for writing. Scores that were made before one of their ids was
     forgotten are left out, and so is feedback that names no score that is kept (any more).
     """
-    fresh = _not_forgotten(connection, scores)
-    if fresh:
-        connection.execute(_once(connection, SCORES), [dict(vars(row)) for row in fresh])
+    insert_scores(connection, _not_forgotten(connection, scores))
     labels = []
     for model, rows in _by_model(taken).items():
         by_score, by_item = known(connection, [each.row for each in rows], model, held=True)
         for each in rows:
             labels += _labels(each, named(each.row, by_score, by_item))
     if labels:
-        connection.execute(_once(connection, FEEDBACK), labels)
+        connection.execute(once(connection, FEEDBACK), labels)
+
+
+def insert_scores(connection: sa.Connection, rows: Sequence[ScoredAnswer]) -> int:
+    """Insert those whose score_id is not taken, and count them in the tallies: how many."""
+    if not rows:
+        return 0
+    insert = once(connection, SCORES).returning(SCORES.c.score_id)
+    fresh = set(connection.execute(insert, [_record(row) for row in rows]).scalars())
+    add_to_tallies(connection, {row.score_id: row for row in reversed(rows) if row.score_id in fresh}.values())
+    return len(fresh)
 
 
 def key_of(name: str) -> str:
@@ -53,15 +60,19 @@ def _not_forgotten(connection: sa.Connection, scores: Sequence[ScoredAnswer]) ->
     return [row for row in scores if not forgotten(row)]
 
 
-def _labels(taken: TakenFeedback, scores: Iterable[tuple[str, list[str]]]) -> list[dict[str, object]]:
+def _record(row: ScoredAnswer) -> dict[str, Any]:
+    agreeing = sum(vote == row.answer for vote in row.votes.values())
+    return {**vars(row), "sources_voting": len(row.votes), "sources_agreeing": agreeing}
+
+
+def _labels(taken: TakenFeedback, scores: Iterable[tuple[str, list[str]]]) -> list[dict[str, Any]]:
     labels = []
     for score_id, classes in scores:
         try:
-            label = class_of(taken.row, classes)
+            said = said_by(taken.row, classes)
         except InputError:  # a version of other classes has scored the item since
             continue
-        labels.append({"uid": f"{taken.uid}:{score_id}", "score_id": score_id, "label": label,
-                       "created_at": taken.created_at})
+        labels.append({"uid": f"{taken.uid}:{score_id}", "score_id": score_id, "created_at": taken.created_at, **said})
     return labels
 
 
@@ -70,7 +81,3 @@ def _by_model(taken: Sequence[TakenFeedback]) -> dict[str, list[TakenFeedback]]:
     for each in taken:
         grouped[each.model].append(each)
     return grouped
-
-
-def _once(connection: sa.Connection, table: sa.Table) -> Any:
-    return INSERT[connection.dialect.name](table).on_conflict_do_nothing()

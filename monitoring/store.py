@@ -8,14 +8,19 @@ from datetime import datetime
 from types import TracebackType
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
+from monitoring.draws import SERVING, Drawing, read_drawn, read_draws
 from monitoring.erasure import Erased, erase_before, erase_named
 from monitoring.feedback import known, named, resolve
 from monitoring.frame import COLUMNS, read_frame
-from monitoring.merging import merge
-from monitoring.tables import FEEDBACK, SCORES, Feedback, ScoredAnswer, TakenFeedback
+from monitoring.merging import insert_scores, merge
+from monitoring.sampling import Draw
+from monitoring.tables import FEEDBACK, Feedback, ScoredAnswer, TakenFeedback
+from monitoring.tallies import kept_by_version, read_tallies
+from monitoring.tally import Tally
 from registry.database import connect, now, sqlite_file
 from training.errors import InputError, PolarscoreError
 
@@ -89,17 +94,15 @@ class Store:
         validate(rows)
         if not rows:
             return
-        try:
-            with self.engine.begin() as connection:
-                connection.execute(sa.insert(SCORES), [dict(vars(row)) for row in rows])
-        except sa.exc.IntegrityError:
-            raise InputError("every score should have a score_id of its own. Found one that is kept already. "
-                             "Nothing was written.") from None
+        with self._writing() as connection:
+            if insert_scores(connection, rows) < len(rows):
+                raise InputError("every score should have a score_id of its own. Found one that is kept already. "
+                                 "Nothing was written.")
 
     def add_feedback(self, rows: Sequence[Feedback], model: str | None = None) -> int:
         """Append labels to scores: all rows count or, if one is bad, none.
 
-        Of several labels for a score the latest counts; within one call, the last.
+        Of what one reviewer says of a score the latest counts; within one call, the last.
         model: names are looked up among this model's scores only.
 
         Returns:
@@ -110,8 +113,8 @@ class Store:
         """
         moment = now()
         with self.engine.begin() as connection:
-            labels = [{"score_id": score_id, "label": label, "created_at": moment}
-                      for score_id, label in resolve(connection, rows, model)]
+            labels = [{"score_id": score_id, "created_at": moment, **said}
+                      for score_id, said in resolve(connection, rows, model)]
             if labels:
                 connection.execute(sa.insert(FEEDBACK), labels)
         return len({label["score_id"] for label in labels})
@@ -131,6 +134,29 @@ class Store:
         """The scores that a row of feedback names, and the classes of each."""
         with self.engine.connect() as connection:
             return dict(named(row, *known(connection, [row], model)))
+
+    @contextmanager
+    def drawing(self, model: str, version: str) -> Iterator[Drawing]:
+        """The transaction of a draw, kept once the block is left without an error; nobody else draws meanwhile."""
+        with self._writing() as connection:
+            if connection.dialect.name != "sqlite":
+                connection.exec_driver_sql("LOCK TABLE draws IN SHARE ROW EXCLUSIVE MODE")
+            yield Drawing(connection, model, version)
+
+    def add_draw(self, draw: Draw, score_ids: Sequence[str], probabilities: Sequence[float] | np.ndarray) -> None:
+        """Keep a draw and what it drew, in this order. Raises what `Drawing.add` does."""
+        with self.drawing(draw.model, draw.version) as drawing:
+            drawing.add(draw, score_ids, probabilities)
+
+    def draws(self, model: str, version: str | None = None) -> list[Draw]:
+        """The draws of a model, or of one version of it, the oldest first."""
+        with self.engine.connect() as connection:
+            return read_draws(connection, model, version)
+
+    def drawn(self, draw_id: str) -> pd.DataFrame:
+        """What a draw drew, in its order: score_id, probability, position; without what was erased since."""
+        with self.engine.connect() as connection:
+            return read_drawn(connection, draw_id)
 
     @contextmanager
     def erasing(self, names: Sequence[str], at: datetime) -> Iterator[Erased]:
@@ -155,26 +181,50 @@ class Store:
             connection.exec_driver_sql("VACUUM")
             return connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar() == 0
 
-    def frame(self, model: str, version: str | None = None, since: datetime | None = None) -> pd.DataFrame:
+    def frame(
+        self, model: str, version: str | None = None, since: datetime | None = None, until: datetime | None = None,
+        last: int | None = None, labelled: bool = False, votes: bool = False, trusted: bool = False,
+    ) -> pd.DataFrame:
         """One row a score in the order of scoring, with the columns `COLUMNS`.
 
         version None: what was served by any version. Of one version, its scores in the dark are in, too, labelled
         by the feedback on the scores that were served instead.
-        sources_voting: how many sources voted. agreement: the share of those that say what the LLM said, NaN
-        without an answer or votes. label: the latest feedback, None without; labelled_at: when it came.
-        error: 1.0 where the answer is wrong, 0.0 where it is right, NaN where that is not known, and at all but
-        the last score of an answer that a version scored again.
-        since: only scores made at this moment or later.
+        since, until: only scores made at these moments or between. last: only the newest so many. labelled: only
+        scores that somebody labelled, disputed ones too; found by their labels, however many scores there are. Of one
+        version there are also the labelled ones that were erased by their age, score_id and item_id `erased-NUMBER`,
+        of which risk, error, chosen, probability and the moments are known and the rest is not.
+        votes: also `vote:NAME` for each source that voted on any of them, a class's name or None.
+        trusted: with labels that came with an API key of the scope `review` alone, as if there were no others.
+
+        sources_voting, sources_agreeing: how many sources voted, and said what the LLM said. agreement: the share of
+        these, NaN without an answer or votes. label, disputed, reviewers, labelled_at are as `consensus` has them;
+        without a label None, False, 0 and NaT.
+        chosen: how the answer came to be labelled, None as long as nobody has. `drawn` if a draw drew it, whatever else
+        was said, once the draw has been checked that far (`monitoring.prefix`): labelled_at is then that moment, and
+        probability that of being drawn by any of the draws. Else probability is 1 for `all`, the stated one for
+        `random` and `risk`, NaN where it is not known. In the dark, `drawn` and `risk` are `elsewhere`: it was the risk
+        of what was served that chose.
+        error: 1.0 where the answer is wrong, 0.0 where it is right, NaN where that is not known. again: of an answer
+        that a version scored several times, true at all labelled scores but one: the last, of those drawn if there are
+        some, else of those of known probability, else of those chosen with a look at no more than the risk.
         """
         with self.engine.connect() as connection:
-            return read_frame(connection, model, version, since)
+            return read_frame(connection, model, version, since, until, last, labelled, votes, trusted)
+
+    def tallies(
+        self, model: str, version: str, role: str = SERVING, since: datetime | None = None
+    ) -> list[tuple[datetime, Tally]]:
+        """The hours in which a version scored, by their beginnings, and a tally of each, the oldest first.
+
+        since: from the hour on in which it lies. What was erased since is still counted: counts name nobody.
+        """
+        with self.engine.connect() as connection:
+            return read_tallies(connection, model, version, role, since)
 
     def models(self) -> list[ModelCount]:
-        """The versions of which scores are kept."""
-        key = (SCORES.c.model, SCORES.c.version)
+        """The versions of which scores are kept, those scored in the dark too; no score is looked at for that."""
         with self.engine.connect() as connection:
-            rows = connection.execute(sa.select(*key, sa.func.count()).group_by(*key).order_by(*key))
-            return [ModelCount(*row) for row in rows]
+            return [ModelCount(*row) for row in kept_by_version(connection)]
 
     def close(self) -> None:
         """Give the connections back."""
@@ -230,6 +280,8 @@ def _fault(row: ScoredAnswer) -> str | None:
     said = {row.harmonizer_answer, *row.votes.values(), *([] if row.answer is None else [row.answer])}
     if not said <= row.probabilities.keys():
         return "its answers and votes among the classes of its probabilities"
+    if row.spans is not None and row.text is None:
+        return "spans only beside the text in which they lie"
     if (row.role == "shadow") != (row.shadow_of is not None) or row.role not in ("serving", "shadow"):
         return "the role 'serving', or 'shadow' with the score_id of the score that was served"
     return None

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from training.errors import InputError
 
-CURRENT = "0003"
+CURRENT = "0004"
 VERSION_TABLE = "polarscore_schema"  # of our own: MLflow, which may share the database, keeps its in `alembic_version`
 _OLD = ("stage_log", "scores", "feedback")
 

@@ -21,13 +21,14 @@ def row_of(
     score_id: str, item: Item, by: By, decision: Decision, moment: datetime, keeping: Keeping
 ) -> ScoredAnswer:
     """What is kept of what a version says of an item: of the text, only what the configuration allows."""
-    scored = by.scored
+    scored, whole = by.scored, keeping.text == "keep"
     return ScoredAnswer(
         score_id=score_id, item_id=item.id or score_id, created_at=moment,
         model=by.scorer.name, version=by.scorer.version, answer=scored.answer,
         harmonizer_answer=scored.harmonizer_answer, risk=scored.risk, probabilities=scored.probabilities,
         votes=scored.votes, votes_used=scored.votes_used, text_length=len(item.text), decision=decision,
-        text=item.text.replace("\0", "\ufffd") if keeping.text == "keep" else None,  # PostgreSQL has no NUL
+        text=item.text.replace("\0", "\ufffd") if whole else None,  # PostgreSQL has no NUL
+        spans=(item.spans or None) if whole else None,
         text_hash=None if keeping.text == "drop" else by.text_hash,
     )
 

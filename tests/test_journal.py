@@ -26,6 +26,7 @@ from monitoring.journal import Journal, JournalAway, JournalFull, StoreAway
 from monitoring.journal_file import JournalFile, feedback_of, score_of
 from monitoring.patience import Patience
 from monitoring.store import Feedback, Store
+from monitoring.tables import TakenFeedback
 from registry.schema import VERSION_TABLE
 from serving.meters import Meters
 from tests import kills
@@ -559,6 +560,57 @@ def test_a_journal_of_another_polarscore_and_a_folder_that_is_none_are_refused(p
         Journal(tmp_path / "journal.db", plain)
     with pytest.raises(InputError, match="No such file or directory"):
         Journal(tmp_path / "nowhere" / "journal.db", plain)
+
+
+def test_a_file_of_the_format_before_is_read_and_its_rows_come_into_the_store(store, open_journal, tmp_path):
+    """Rows of then do not say what was not known then."""
+    made = JournalFile(tmp_path / "journal.db")
+    made.add_scores([scored(1, text="x", text_hash="ab"), scored(2)], 10**6)
+    made.add_feedback(TakenFeedback("u1", Feedback("b", score_id="s1"), "mail"), 10**6)
+    made.close()
+    new = {"spans", "reviewer", "chosen", "probability", "trusted", "withdrawn"}
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as connection:
+        for seq, content in connection.execute("SELECT seq, row FROM waiting").fetchall():
+            said = {key: value for key, value in json.loads(content).items() if key not in new}
+            if "row" in said:
+                said["row"] = {key: said["row"][key] for key in ("label", "score_id", "id")}
+            connection.execute("UPDATE waiting SET row = ? WHERE seq = ?", [json.dumps(said), seq])
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    journal = open_journal(store)
+    assert journal.waiting == 3
+    assert journal.add_feedback(Feedback("c", score_id="s2", reviewer="ada", chosen="random", probability=0.5,
+                                         trusted=True), "mail") == 1
+    drained(journal)
+    assert (journal.waiting, journal.refused) == (0, 0)
+    columns = ["label", "chosen", "probability", "sources_voting"]
+    assert store.frame("mail")[columns].astype(object).fillna("-").to_numpy().tolist() == [
+        ["b", "unknown", "-", 1], ["c", "random", 0.5, 1]]
+    assert store.frame("mail", trusted=True)["label"].tolist() == [None, "c"]
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_what_the_file_brings_is_what_went_in(plain, open_journal):
+    file = open_journal(plain)._file
+    row = scored(1, text="ab cd", spans=((0, 2), (3, 5)), decision="accept")
+    said = Feedback("", score_id="s1", reviewer="ada", trusted=True, withdrawn=True)
+    taken = TakenFeedback("u1", said, "mail")
+    file.add_scores([row], 10**6)
+    file.add_feedback(taken, 10**6)
+    one, two = file.oldest(2)
+    assert score_of(one.row) == row and feedback_of(two.row) == taken
+
+
+def test_a_withdrawal_is_taken_whatever_its_label(plain, open_journal):
+    journal = open_journal(plain)
+    journal.add_scores([scored(1)])
+    journal.add_feedback(Feedback("b", score_id="s1", reviewer="ada"), "mail")
+    assert journal.add_feedback(Feedback("", score_id="s1", reviewer="ada", withdrawn=True), "mail") == 1
+    with pytest.raises(InputError, match="'chosen' is random, so"):
+        journal.add_feedback(Feedback("b", score_id="s1", chosen="random"), "mail")
+    drained(journal)
+    assert labels_of(plain) == [("s1", "b"), ("s1", "")] and plain.frame("mail", labelled=True).empty
 
 
 def test_a_row_that_was_erased_is_not_set_aside(plain, open_journal):

@@ -70,7 +70,8 @@ def test_an_answer_scored_again_is_one_checked_answer(store):
     assert store.add_feedback([Feedback("ham", id="a")]) == 4
     frame = store.frame("mail", "1")
     assert frame["label"].tolist() == ["ham"] * 3
-    assert frame["error"].fillna(-1).tolist() == [-1.0, 1.0, 0.0]  # the same answer once, another answer too
+    assert frame["error"].tolist() == [1.0, 1.0, 0.0]
+    assert frame["again"].tolist() == [True, False, False]  # the same answer once, another answer too
     assert store.frame("mail", "2")["error"].tolist() == [1.0]
 
 
