@@ -23,8 +23,8 @@ class _Section(BaseModel):
 class AlarmSettings(_Section):
     """When an alarm rings. alpha: the probability that an alarm ever rings wrongly, over all looks, of each alarm.
 
-    tolerance: a gap between errors and risks this small does not matter. share: nor does a change this small of the
-    share of scores in a bin, of a class or of a source's votes. rows: fewer labels, or scores, are too few to tell.
+    tolerance: a gap between errors and risks below this rings nothing. share: a change this small of the share of
+    scores in a bin, of a class or of a source's votes is no drift. rows: fewer labels, or scores, are too few to tell.
     """
 
     alpha: Open = 0.05
