@@ -1,186 +1,131 @@
-"""Reports: how risks and inputs drifted from training, and what feedback says about the risks.
+"""Writing reports: pages and JSON about a day, a version, or two of them side by side.
 
-With `metrics` and `pages` the only place that imports Evidently, once a report is asked for: it takes seconds.
+With `measure`, `metrics`, `sections` and `pages` the only place that imports Evidently, once a report is asked for: it
+takes seconds. What a report says is found before (`findings`), so that Evidently is handed tables of aggregates alone.
 """
 
 import json
 import os
 import tempfile
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
-from monitoring.alarms import Thresholds
-from monitoring.change import of_categories, of_numbers
+from monitoring.answers import plain
+from monitoring.distances import DRIFT_COLUMNS
+from monitoring.findings import Findings, Kind, as_plain, find
 from monitoring.pages import Pages, import_evidently, keep
+from monitoring.settings import AlarmSettings
+from monitoring.wording import summarise
 from registry.database import now
-from training.calibration import Measures, measures, reliability
 from training.errors import InputError
 
-NUMERICAL = ("risk", "text_length", "sources_voting", "agreement")
-CATEGORICAL = ("answer", "harmonizer_answer")
-DRIFT_COLUMNS = ("risk", "answer", "harmonizer_answer", "agreement", "sources_voting", "text_length")
-"""What a report compares with the reference: columns of `Store.frame`, none of which names a row."""
+__all__ = ["DRIFT_COLUMNS", "Kind", "Pages", "ReportFiles", "write_report"]
+
+TITLES: dict[Kind, str] = {"daily": "Daily report", "release": "Release report", "comparison": "Comparison"}
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where a report was written."""
+    """Where a report was written. not_kept: why the pages of `serve_pages` have it not, None if they do."""
 
     html: Path
     json: Path
+    not_kept: str | None = None
 
 
 def write_report(
+    kind: Kind,
     reference: pd.DataFrame,
     current: pd.DataFrame,
     folder: Path,
     name: str,
     *,
-    thresholds: Thresholds | None = None,
+    before: pd.DataFrame | None = None,
+    sides: tuple[str, str] | None = None,
+    threshold: float | None = None,
+    reference_threshold: float | None = None,
+    promised: float | None = None,
+    slices: Sequence[str] = (),
+    settings: AlarmSettings | None = None,
     at: datetime | None = None,
     pages: Pages | None = None,
 ) -> ReportFiles:
     """Write `folder/name.html` and `folder/name.json`, replacing them in one step each.
 
-    reference, current: tables like those of `Store.frame`; only `DRIFT_COLUMNS` and `error` are read, and a
-    column that is missing counts as unknown. at: the report's moment, by default this one. pages: where to keep the
-    report besides, for `serve_pages`.
+    kind: `daily`, a day's scores beside those of training and, in before, of the days before; `release`, a version's
+    scores since its promotion beside training; `comparison`, two versions or periods side by side.
+    reference, current, before: tables like those of `Store.frame`; only `answers.READ` and `slices` are read, and a
+    column that is missing counts as unknown. sides: how reference and current are called, such as version 3.
+    threshold: of the current version, which accepts answers of at most this risk; reference_threshold: of the first
+    of a comparison. promised: at most so many of the accepted answers are wrong. slices: further columns to slice by.
+    settings: what is enough, and what a gap must exceed. at: the report's moment, by default this one. pages: where to
+    keep the report besides, for `serve_pages`; if that fails, the files are written all the same.
 
-    The files hold counts, means of bins and distances: no text, no id, no list of rows. What cannot be told is said in
-    words: too few rows to compare, no feedback yet.
+    The files hold counts, means of at least five answers, and distances: no text, no id, no list of rows. What cannot
+    be told is said in words: too few rows to compare, no feedback yet, labels chosen nobody knows how.
 
     Raises:
-        InputError: `name` is no plain file name, or the folder cannot be written.
+        InputError: `name` is no plain file name, the folder cannot be written, or a column of slices is not there or
+            may not be shown.
     """
     if not name or Path(name).name != name or name.startswith("."):
         raise InputError(f"a report's name should be a plain file name. Found '{name}'.")
     moment = at or now()
-    snapshot, facts = make_report(reference, current, name, thresholds=thresholds, at=moment)
-    content = {"name": name, "created_at": moment.isoformat(), **facts, **snapshot.dict()}
+    found = find(kind, reference, current, before=before, sides=sides, threshold=threshold,
+                 reference_threshold=reference_threshold, promised=promised, also=slices, settings=settings)
+    words = summarise(found)
+    snapshot = make_snapshot(found, words, name, moment)
+    content = {"name": name, "created_at": moment.isoformat(), "summary": words, **as_plain(found), **snapshot.dict()}
     html = snapshot.get_html_str(as_iframe=False)
     files = ReportFiles(folder / f"{name}.html", folder / f"{name}.json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(files.html, html.replace("<head>", f"<head><title>polarscore: {_plain(name)}</title>", 1))
+        _write(files.html, html.replace("<head>", f"<head><title>polarscore: {plain(name)}</title>", 1))
         _write(files.json, json.dumps(content, indent=1, allow_nan=False, default=str))
-        if pages:
-            keep(snapshot, pages)
     except OSError as error:
         raise InputError(f"the report cannot be written to {folder}: {error.strerror}.") from None
-    return files
+    return files if pages is None else ReportFiles(files.html, files.json, keep(snapshot, pages))
 
 
-def make_report(
-    reference: pd.DataFrame,
-    current: pd.DataFrame,
-    name: str,
-    *,
-    thresholds: Thresholds | None = None,
-    at: datetime | None = None,
-) -> tuple[Any, dict[str, Any]]:
-    """The report as Evidently's snapshot, and its facts as plain data: what the JSON file begins with.
-
-    summary: sentences. scores: counts. measures: those of `training.calibration` on labelled rows, None
-    without any. reliability: its bins. drift: distance, p-value and verdict of each column.
-    not_compared: the reason for each column that is not.
-    """
-    limits = thresholds or Thresholds()
-    before, after = _safe(reference), _safe(current)
-    risk, error = (after[["risk", "error"]].dropna()[key].to_numpy(float) for key in ("risk", "error"))
-    found = measures(risk, error)
-    not_compared = {column: reason for column in DRIFT_COLUMNS
-                    if (reason := _too_few(before[column], after[column], limits.rows))}
-    drift = {}
-    for column in (column for column in DRIFT_COLUMNS if column not in not_compared):
-        compare = of_numbers if column in NUMERICAL else of_categories
-        drift[column] = compare(before[column].dropna(), after[column].dropna())
-    drifted = [column for column, change in drift.items() if change.exceeds(limits.distance, limits.alpha)]
-    facts: dict[str, Any] = {
-        "summary": summarise(before, after, found, not_compared, drifted),
-        "scores": {
-            "reference": len(before),
-            "current": len(after),
-            "without_risk": int(after["risk"].isna().sum()),
-            "labelled": found["n"],
-        },
-        "measures": found if found["n"] else None,
-        "reliability": reliability(risk, error).to_dict("records") if found["n"] else [],
-        "drift": {
-            column: {"distance": change.size, "p_value": change.p_value, "drifted": column in drifted}
-            for column, change in drift.items()
-        },
-        "not_compared": not_compared,
-    }
+def make_snapshot(found: Findings, words: Sequence[str], name: str, at: datetime) -> Any:
+    """The report as Evidently's snapshot, tagged with its kind."""
     evidently = import_evidently()
-    from monitoring.metrics import CalibrationSection, ColumnDrift, Summary
+    from monitoring.metrics import MEASURES
+    from monitoring.sections import ColumnDrift, MeasuresSection, PeriodsShown, SlicesOff, Summary
 
-    words = "\n\n".join([f"# Risk report: {_plain(name)}", *facts["summary"]])
-    parts: list[Any] = [Summary()]
-    if found["n"]:
-        parts.append(CalibrationSection(n=found["n"], auroc=found["auroc"] is not None))
-    parts += [
-        ColumnDrift(column=column, limit=limits.distance, alpha=limits.alpha, numerical=column in NUMERICAL)
-        for column in drift
-    ]
-    datasets = [_dataset(evidently, frame.dropna(axis=1, how="all")) for frame in (after, before)]
-    report = evidently.Report(parts, metadata={"summary": words}, include_tests=True)
-    return report.run(*datasets, name=name, timestamp=at or now()), facts
-
-
-def summarise(
-    reference: pd.DataFrame,
-    current: pd.DataFrame,
-    found: Measures,
-    not_compared: dict[str, str],
-    drifted: list[str],
-) -> list[str]:
-    """The report's first words, a sentence each."""
-    said = [f"{len(current):,} scores, compared with {len(reference):,} from training."]
-    if missing := int(current["risk"].isna().sum()):
-        said.append(f"{missing:,} of the scores have no risk, as the LLM gave no answer.")
-    if not found["n"]:
-        said.append("No feedback yet: whether answers are wrong as often as their risks say cannot be told.")
-    elif found["error_rate"] is not None and found["mean_risk"] is not None:
-        said.append(f"Of {found['n']:,} answers that people checked, {found['error_rate']:.1%} were wrong; "
-                    f"their risks predicted {found['mean_risk']:.1%}.")
-        if found["auroc"] is None:
-            kind = "wrong" if found["error_rate"] else "right"
-            said.append(f"All of them were {kind}: whether risk tells wrong from right cannot be told.")
-    if len(not_compared) < len(DRIFT_COLUMNS):
-        changed = ", ".join(drifted) or "nothing that could be compared"
-        said.append(f"Distributed otherwise than in training: {changed}.")
-    return said + [f"{column} was not compared: {reason}." for column, reason in not_compared.items()]
-
-
-def _dataset(evidently: ModuleType, frame: pd.DataFrame) -> Any:
-    return evidently.Dataset.from_pandas(frame, evidently.DataDefinition(
-        numerical_columns=[column for column in (*NUMERICAL, "error") if column in frame],
-        categorical_columns=[column for column in CATEGORICAL if column in frame],
-    ))
-
-
-def _safe(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that a report reads, numbered anew, with types that hold also where no row or value is."""
-    kept = frame.reindex(columns=[*DRIFT_COLUMNS, "error"]).reset_index(drop=True)
-    names = {column: kept[column].astype("object").map(_plain, na_action="ignore") for column in CATEGORICAL}
-    return kept.assign(**names).astype({column: "float64" for column in (*NUMERICAL, "error")})
-
-
-def _plain(text: Any) -> str:
-    """A name that cannot be read as markup in the page."""
-    return str(text).replace("<", "‹").replace(">", "›").replace("&", "＆")
-
-
-def _too_few(before: pd.Series, after: pd.Series, rows: int) -> str | None:
-    for values, where in ((before, "training"), (after, "production")):
-        if (n := int(values.notna().sum())) < rows:
-            return f"{n or 'no'} value{'s' * (n != 1)} in {where}, {rows} are needed"
-    return None
+    parts: list[Any] = [Summary(), MeasuresSection(measures=[key for key in found.current.table["measure"]
+                                                             if key in MEASURES])]
+    if len(found.over_time):
+        parts.append(PeriodsShown())
+    if len(found.slices.table):
+        parts.append(SlicesOff())
+    parts += [ColumnDrift(column=column) for column in found.drift.table["column"]]
+    tables = {
+        "reliability": found.current.reliability, "differences": found.differences, "over_time": found.over_time,
+        "slices": found.slices.table, "drift": found.drift.table,
+        **{f"shares {column}": shares for column, shares in found.drift.shares.items()},
+    }
+    if found.drift_before is not None:
+        tables["drift_before"] = found.drift_before.table
+    title = "Risk against observed errors, " + (
+        "of all answers" if found.current.unknown is None else "of the labelled answers alone")
+    metadata = {
+        "summary": "\n\n".join([f"# {TITLES[found.kind]}: {plain(name)}", *words]), "measures_title": title,
+        "reference": found.sides[0], "current": found.sides[1], "other": found.other or "",
+    }
+    report = evidently.Report(parts, metadata=metadata, tags=[found.kind], include_tests=True)
+    sides = [found.current.table, *([] if found.before is None else [found.before.table])]
+    with warnings.catch_warnings():  # of columns without a value, of which Evidently counts the distinct ones
+        warnings.simplefilter("ignore", RuntimeWarning)
+        more = {key: evidently.Dataset.from_pandas(table) for key, table in tables.items() if len(table)}
+        datasets = [evidently.Dataset.from_pandas(table) for table in sides]
+    return report.run(*datasets, additional_data=more, name=name, timestamp=at)
 
 
 def _write(path: Path, text: str) -> None:

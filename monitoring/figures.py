@@ -1,27 +1,23 @@
 """The plots of a report, each drawn from the counts, shares and means of bins, never from a list of rows."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from training.calibration import wilson
-
-CURRENT, REFERENCE, GAP = "#2457a6", "#b3b9c4", "#d9480f"
+CURRENT, REFERENCE, OTHER, GAP = "#2457a6", "#b3b9c4", "#8a6d1f", "#d9480f"
 INK, GRID = "#2b2f36", "#e6e8ec"
-BARS = 20
-CATEGORIES = 12
+TOOLS = ["zoom", "pan", "select", "lasso2d", "zoomIn", "zoomOut", "autoScale", "resetScale", "toImage", "logo"]
+"""The buttons that plotly lays over a plot, above all over its legend."""
 
 
 def reliability_figure(bins: pd.DataFrame) -> go.Figure:
-    """Observed against predicted error rate, one point a bin of `reliability`, above the counts.
+    """Observed against predicted error rate, one point a bin of `weighing.reliability`, above the counts.
 
-    A point on the diagonal is calibrated. Bars are 95 % Wilson intervals, a larger point counts more answers.
+    A point on the diagonal is calibrated. Bars are 95 % intervals, a larger point counts more answers.
     """
     n, observed = bins["n"].to_numpy(float), bins["error_rate"].to_numpy(float)
-    low, high = wilson(observed, n)
+    low, high = bins["error_low"].to_numpy(float), bins["error_high"].to_numpy(float)
     sizes = 9 + 19 * np.sqrt(n / n.max())
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.78, 0.22], vertical_spacing=0.05)
     figure.add_trace(go.Scatter(
@@ -52,49 +48,59 @@ def reliability_figure(bins: pd.DataFrame) -> go.Figure:
     return styled(figure)
 
 
-def numbers_figure(reference: pd.Series, current: pd.Series, unit: bool) -> go.Figure:
-    """Shares of reference and current in the same bins; unit: values lie in [0, 1]."""
-    values = pd.concat([reference, current])
-    ends = (0.0, 1.0) if unit else (float(values.min()), float(values.max()))
-    edges = np.histogram_bin_edges(values, BARS, range=ends)
-    if not unit and (values % 1 == 0).all() and ends[1] - ends[0] < BARS:  # whole numbers: a bar each
-        edges = np.arange(ends[0] - 0.5, ends[1] + 1)
-    middles = (edges[:-1] + edges[1:]) / 2
-    traces = [(name, np.histogram(column, edges)[0] / len(column)) for name, column in
-              (("reference", reference), ("current", current))]
-    return paired_bars(middles, dict(traces))
+def over_time_figure(table: pd.DataFrame) -> go.Figure:
+    """Mean risk as a line, observed errors as points with 95 % intervals, over periods of `timeline`, above counts."""
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.78, 0.22], vertical_spacing=0.06)
+    sides = list(dict.fromkeys(table["side"]))
+    for side, colour in zip(sides, ([CURRENT] if len(sides) == 1 else [OTHER, CURRENT]), strict=True):
+        part = table[table["side"] == side]
+        error = part[part["error_rate"].notna()]
+        days = part["start"].astype(str)
+        figure.add_trace(go.Scatter(
+            x=days, y=part["mean_risk"], mode="lines+markers", name=f"predicted, {side}",
+            line={"color": colour, "width": 2, "dash": "dot"}, marker={"size": 5},
+            hovertemplate="%{x}: %{y:.1%} predicted<extra></extra>",
+        ), row=1, col=1)
+        figure.add_trace(go.Scatter(
+            x=error["start"].astype(str), y=error["error_rate"], mode="markers", name=f"observed, {side}",
+            marker={"color": colour, "size": 9, "line": {"color": "white", "width": 1}},
+            error_y={"array": error["error_high"] - error["error_rate"],
+                     "arrayminus": error["error_rate"] - error["error_low"], "color": colour, "thickness": 1.4},
+            customdata=error["labelled"], hovertemplate="%{x}: %{y:.1%} of %{customdata:,} were wrong<extra></extra>",
+        ), row=1, col=1)
+        figure.add_trace(go.Bar(
+            x=days, y=part["n"], marker={"color": colour}, opacity=0.6, showlegend=False,
+            hovertemplate="%{x}: %{y:,} answers<extra></extra>",
+        ), row=2, col=1)
+    top = float(np.nanmax([table["mean_risk"].max(), table["error_high"].max(), 0.05]))
+    figure.update_yaxes(tickformat=".0%", range=[0, min(top * 1.08, 1.02)], title="wrong", row=1, col=1)
+    figure.update_yaxes(title="answers", nticks=3, rangemode="tozero", row=2, col=1)
+    figure.update_xaxes(type="category" if len(table) < 3 else "date")
+    figure.update_layout(barmode="overlay")
+    return styled(figure)
 
 
-def categories_figure(table: pd.DataFrame) -> go.Figure:
-    """Shares of each category, from counts with columns reference and current; rare ones are put together."""
-    order = (table / table.sum()).sum(axis=1).sort_values(ascending=False, kind="stable").index
-    kept = table.loc[order[:CATEGORIES]]
-    rest = table.loc[order[CATEGORIES:]]
-    if len(rest):
-        kept = pd.concat([kept, rest.sum().to_frame(f"{len(rest)} others").T])
-    names = [str(name)[:28] for name in kept.index]
-    return paired_bars(names, {name: (kept[name] / table[name].sum()).tolist() for name in table.columns})
-
-
-def paired_bars(places: Any, shares: dict[str, Any]) -> go.Figure:
-    """Bars side by side, the reference in grey."""
+def paired_bars(shares: pd.DataFrame, sides: tuple[str, str]) -> go.Figure:
+    """Shares of each place, reference and current side by side, the reference in grey."""
     figure = go.Figure([
-        go.Bar(x=places, y=shares[name], name=name, marker={"color": colour},
+        go.Bar(x=shares["place"].astype(str), y=shares[column], name=name, marker={"color": colour},
                hovertemplate="%{x}: %{y:.1%}<extra>" + name + "</extra>")
-        for name, colour in (("reference", REFERENCE), ("current", CURRENT))
+        for column, name, colour in (("reference", sides[0], REFERENCE), ("current", sides[1], CURRENT))
     ])
     figure.update_layout(barmode="group", bargap=0.15, bargroupgap=0.02)
+    figure.update_xaxes(type="category")
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     return styled(figure)
 
 
 def styled(figure: go.Figure) -> go.Figure:
-    """One look for all: white, few lines, the legend above."""
+    """One look for all: white, few lines, no toolbar, and the legend above, left, where nothing covers it."""
     figure.update_layout(
         plot_bgcolor="white", paper_bgcolor="white", font={"color": INK, "size": 13},
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        modebar={"remove": TOOLS}, dragmode=False,
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
     )
-    figure.update_xaxes(gridcolor=GRID, zeroline=False, linecolor=REFERENCE)
+    figure.update_xaxes(gridcolor=GRID, zeroline=False, linecolor=REFERENCE, automargin=True)
     figure.update_yaxes(gridcolor=GRID, zeroline=False)
     return figure
