@@ -1,37 +1,56 @@
-"""`polarscore monitor`: reports, alarms and samples, from the command line; and `polarscore forget`."""
+"""`polarscore monitor`: reports, alarms and what follows from them, from the command line; and `polarscore forget`."""
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from training.errors import CheckFailed, InputError
+from monitoring.check_commands import Config, Since, Watched, check, recalibrate, warn
+from training.errors import InputError
 from training.printing import OPTIONS, AsJson, columns, err, figure, list_commands, moment, out, print_json, say
 from training.state import State
 
-app = typer.Typer(help="Do the risks still tell the truth?", callback=list_commands, **OPTIONS)
+if TYPE_CHECKING:
+    from monitoring.findings import Kind
+    from monitoring.overview import By
 
-Watched = Annotated[str | None, typer.Option(
-    "--model", help="models:/NAME/VERSION, models:/NAME@ALIAS or a model's name; default: the version in production, "
-                    "else the newest that has scored.")]
+app = typer.Typer(help="Do the risks still tell the truth?", callback=list_commands, **OPTIONS)
+app.command()(check)
+app.command()(recalibrate)
 
 
 @app.command("report")
 def _report(
     model: Watched = None,
+    kind: Annotated[str, typer.Option(
+        "--kind", help="daily: a day beside training and the week before; release: the version since its promotion; "
+                       "comparison: beside another version.")] = "release",
+    day: Annotated[datetime | None, typer.Option(
+        "--day", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD",
+        help="Of a daily report, in UTC; default: the last day with scores.")] = None,
+    against: Annotated[str | None, typer.Option(
+        "--against", metavar="VERSION", help="What to compare with: a number, or models:/….")] = None,
+    slices: Annotated[list[str] | None, typer.Option(
+        "--slice", metavar="COLUMN", help="Also show the measures by this column; may be given again.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where it goes; default: in the state folder.")] = None,
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an Evidently report on risks and inputs since training.
+    """Write an Evidently report on risks and inputs.
 
-    Where feedback exists, it sets the risks against the observed errors.
+    Where feedback exists, it sets the risks against the observed errors. It holds no text and no id.
     """
+    from monitoring.settings import read_settings
     from monitoring.watch import report
 
     with err.status("writing the report"):
-        written = report(State.from_environment(), model, folder)
+        written = report(State.from_environment(), model, folder, cast("Kind", kind), day.date() if day else None,
+                         against, slices or (), read_settings(config))
+    if written["not_kept"]:
+        warn(f"the pages of polarscore monitor ui lack the report: {written['not_kept']}")
     if as_json:
-        print_json(written)
+        print_json({key: value for key, value in written.items() if key != "not_kept"})
         return
     words = {
         "version": f"models:/{written['model']}/{written['version']}",
@@ -43,46 +62,28 @@ def _report(
         say(f"{key:>10}  {value}")
 
 
-@app.command("check")
-def _check(
-    model: Watched = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Count what cannot be told as a failure.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Print what is off; exit with 1 if something is."""
-    from monitoring.alarms import as_json as alarms_as_json
-    from monitoring.watch import check
-
-    alarms = check(State.from_environment(), model)
-    found = alarms_as_json(alarms, strict)
-    if as_json:
-        print_json(found)
-    else:
-        table = columns("alarm", "state", "why")
-        for alarm in alarms:
-            since = "" if alarm.since is None else f"since {moment(alarm.since)} UTC: "
-            table.add_row(alarm.name, alarm.state, since + alarm.reason)
-        out.print(table)
-    if not found["ok"]:
-        states = ("alarm", "unknown") if strict else ("alarm",)
-        off = {state: [alarm.name for alarm in alarms if alarm.state == state] for state in states}
-        raise CheckFailed("; ".join(f"{state}: {', '.join(names)}" for state, names in off.items() if names) + ".")
-
-
 @app.command("sample")
 def _sample(
     budget: Annotated[int, typer.Option(min=1, help="How many answers people can check.")],
     model: Watched = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same answers again.")] = 0,
+    since: Since = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same answers of the same scores.")] = 0,
+    reviewer: Annotated[str | None, typer.Option("--reviewer", help="Who checks them, for the file.")] = None,
+    file: Annotated[Path | None, typer.Option(
+        "--out", metavar="FILE", help="Also write them to a .csv with a column to fill in, which polarscore feedback "
+                                      "takes back.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show them, and keep nothing of the draw.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose which answers people should check next.
 
-    Each is drawn with a known probability, so that what they find can be weighted to hold for all answers.
+    Each is drawn with a known probability, which is kept, so that what they find can be weighted to hold for all
+    answers.
     """
-    from monitoring.watch import sample
+    from monitoring.checklist import sample
 
-    chosen = sample(State.from_environment(), model, budget, seed)
+    chosen = sample(State.from_environment(), model, budget, seed, since and since.replace(tzinfo=UTC), reviewer, file,
+                    dry_run)
     if as_json:
         print_json(chosen)
         return
@@ -93,6 +94,45 @@ def _sample(
     for row in chosen:
         table.add_row(row["score_id"], row["id"], figure(row["risk"]), figure(row["probability"]))
     out.print(table)
+    if file:
+        say(f"to fill in: {file}; then run: polarscore feedback {file}")
+
+
+@app.command("figures")
+def _figures(
+    model: Watched = None,
+    by: Annotated[str, typer.Option("--by", help="version; or week or day, of each version.")] = "version",
+    since: Since = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the figures of each version.
+
+    Over all answers served, by the labels of known choice, with intervals of 95 %; and without any label.
+    """
+    from monitoring.overview import figures
+
+    if by not in ("version", "week", "day"):
+        raise InputError(f"--by should be version, week or day. Found '{by[:20]}'.")
+    rows = figures(State.from_environment(), model, cast("By", by), since and since.replace(tzinfo=UTC))
+    if as_json:
+        print_json(rows)
+        return
+    table = columns(*(["from"] if by != "version" else []), "version", "in production since", "scores", "labels",
+                    "error rate", "mean risk", "gap", "accepted", "their errors", "without labels")
+    for row in rows:
+        table.add_row(
+            *([f"{row['start']:%Y-%m-%d}"] if by != "version" else []), str(row["version"]),
+            moment(row["in_production_since"]) if row["in_production_since"] else "", f"{row['scores']:,}",
+            str(row["labels"]), _between(row, "error_rate", "low", "high"), figure(row["mean_risk"]),
+            _between(row, "gap", "gap_low", "gap_high"), figure(row["accepted"]),
+            _between(row, "accepted_error", "accepted_low", "accepted_high"), figure(row["unlabelled"]))
+    out.print(table)
+    for version, told in {row["version"]: row["honesty"] for row in rows}.items():
+        say(f"version {version}: {told}")
+
+
+def _between(row: dict[str, Any], value: str, low: str, high: str) -> str:
+    return "" if row[value] is None else f"{row[value]:.3f} ({row[low]:.3f}–{row[high]:.3f})"
 
 
 @app.command("ui")
@@ -105,7 +145,8 @@ def _ui(
     """
     from monitoring.watch import serve_reports
 
-    serve_reports(State.from_environment(), port, lambda: say(f"http://127.0.0.1:{port}"))
+    serve_reports(State.from_environment(), port, lambda: say(f"http://127.0.0.1:{port}"),
+                  lambda line: err.print(line, highlight=False, soft_wrap=True))
 
 
 def forget(

@@ -28,12 +28,13 @@ MadeBy = Callable[[bytes, str, str], bool]
 class Entry:
     """One entry of the log of a model.
 
-    action: `promote`, `rollback`, `repair` (aliases were put back to what the log says) or `seal` (what an older
-    polarscore logged without signatures is vouched for from here on). replaced: the version that held the stage
-    before. gates: what they found. files: digest of the version's own files (`training.model.digest`). evidence,
-    evidence_uri: digest and place of the bundle of the promotion; of a rollback, of the one that brought the version
-    there. seq: 1, 2, … in the model's log. previous: hash of the entry
-    before, empty for the first. key: id of the public key; None in what an older polarscore logged.
+    action: `promote`, `rollback`, `threshold` (that of the version in production was changed), `repair` (aliases were
+    put back to what the log says) or `seal` (what an older polarscore logged without signatures is vouched for from
+    here on). replaced: the version that held the stage before. gates: what they found; of a threshold, where it lies
+    (`registry.threshold`). files: digest of the version's own files (`training.model.digest`). evidence, evidence_uri:
+    digest and place of the bundle of the promotion; of a rollback, of the one that brought the version there.
+    seq: 1, 2, … in the model's log. previous: hash of the entry before, empty for the first. key: id of the
+    public key; None in what an older polarscore logged.
     """
 
     who: str

@@ -9,7 +9,7 @@ import typer
 
 from registry.care_commands import evidence, key, migrate, verify
 from registry.naming import AnyModels, Which, WhichOption, meant, once, only
-from registry.stage_commands import at, gate, history, promote, rollback
+from registry.stage_commands import at, gate, history, promote, rollback, threshold
 from registry.webhook_commands import app as webhook
 from training.printing import (
     COLUMNS,
@@ -174,5 +174,5 @@ def _print_worth(sources: Sequence[Any]) -> None:
 
 
 app.add_typer(webhook, name="webhook")
-for _command in (promote, gate, rollback, history, at, verify, evidence, key, migrate):
+for _command in (promote, gate, rollback, threshold, history, at, verify, evidence, key, migrate):
     app.command(_command.__name__)(_command)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from registry.chain import Entry
 from registry.database import UtcDateTime, connect, sqlite_file
-from registry.stages import MOVES, PRODUCTION, STAGING
+from registry.stages import MOVES, PRODUCTION, PROMOTE, STAGING, THRESHOLD
 from training.errors import CheckFailed, InputError
 
 METADATA = sa.MetaData()
@@ -118,6 +118,14 @@ class History:
         query = sa.select(STAGE_LOG.c.hash).where(STAGE_LOG.c.model == model).order_by(STAGE_LOG.c.seq).limit(1)
         with self._engine.connect() as connection:
             return connection.execute(query).scalar()
+
+    def production(self, model: str) -> Entry | None:
+        """The entry that put a version into production."""
+        return in_production_by_log(self._engine, model)
+
+    def threshold(self, model: str) -> Entry | None:
+        """The latest entry on the threshold of the version in production (`threshold_by_log`)."""
+        return threshold_by_log(self._engine, model)
 
     def evidence(self, model: str, version: int, to: str | None = None) -> tuple[str, str] | None:
         """Place and digest of the evidence of a version's latest promotion, to a stage if one is given; None: none."""
@@ -247,6 +255,25 @@ def in_production_by_log(engine: sa.Engine, model: str) -> Entry | None:
     log = STAGE_LOG.c
     query = (sa.select(*_FIELDS)
              .where(log.model == model, log.to_stage == PRODUCTION, log.action.in_(MOVES))
+             .order_by(log.seq.desc()).limit(1))
+    with engine.connect() as connection:
+        row = connection.execute(query).mappings().first()
+    return Entry(**row) if row else None
+
+
+def threshold_by_log(engine: sa.Engine, model: str) -> Entry | None:
+    """The latest entry on the threshold of the version in production since the gates last let it there; None: none.
+
+    It stays with its version: a rollback brings it back, a promotion leaves it behind. As the database has it.
+    """
+    log = STAGE_LOG.c
+    there = sa.and_(log.model == model, log.to_stage == PRODUCTION)
+    holder = (sa.select(log.version).where(there, log.action.in_(MOVES)).order_by(log.seq.desc()).limit(1)
+              .scalar_subquery())
+    promoted = (sa.select(sa.func.max(log.seq)).where(there, log.version == holder, log.action == PROMOTE)
+                .scalar_subquery())
+    query = (sa.select(*_FIELDS)
+             .where(there, log.action == THRESHOLD, log.version == holder, log.seq > promoted)
              .order_by(log.seq.desc()).limit(1))
     with engine.connect() as connection:
         row = connection.execute(query).mappings().first()

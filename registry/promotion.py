@@ -30,7 +30,7 @@ from registry.stages import (
 )
 from registry.versions import Version
 from training.errors import CheckFailed, InputError
-from training.model import digest
+from training.spec import digest
 
 if TYPE_CHECKING:
     from registry.judging import Judged
@@ -41,6 +41,10 @@ Judge = Callable[[Version, Version | None], "Judged"]
 """Decides from the candidate and the champion, the stage's present holder; None: there is none."""
 Tell = Callable[[str], None]
 """Is told what a person should know, a line each."""
+
+
+class Overtaken(InputError):
+    """What was decided by a log that has changed since."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def promote(
     """
     model = candidate.model
     with registry.history.changing(model) as change:
-        _prepare(registry, model, change, tell)
+        prepare(registry, model, change, tell)
     stage = _stage(registry, candidate)
     check_way(model, candidate.version, stage, to)
     draft = Entry(said(who, "--who"), PROMOTE, model, candidate.version, stage, to, None, said(why, "--why"))
@@ -91,29 +95,34 @@ def promote(
         draft = replace(draft, replaced=held, gates=[asdict(gate) for gate in gates])
         draft = _with_evidence(registry, candidate, draft, judged, files)
     with registry.history.changing(model) as change:
-        _prepare(registry, model, change, tell)
+        prepare(registry, model, change, tell)
         if _stage(registry, candidate) != stage or (to in SINGLE and _held(registry, model, to) != held):
             raise InputError(f"another process has changed the stages of '{model}' meanwhile. Look, and try again.")
-        entry = _carry_out(registry, change, draft, signer)
-    _remember(registry, entry, tell)
+        entry = carry_out(registry, change, draft, signer)
+    remember(registry, entry, tell)
     return _told(entry, gates)
 
 
-def rollback(registry: Registry, model: str, who: str, why: str, tell: Tell = lambda line: None) -> Change:
+def rollback(
+    registry: Registry, model: str, who: str, why: str, tell: Tell = lambda line: None, seen: str | None = None
+) -> Change:
     """Put back into production what was there before; a second rollback goes back one more.
 
     The version's files hold its weights, thresholds, Pareto weights and calibration, so all go back together. They must
     be those that its promotion signed.
 
+    seen: the head of the log by which this was decided; None: whatever it is.
+
     Raises:
         InputError: no such model, nothing was in production before, or as for `promote`.
+        Overtaken: the log has another head by now.
         CheckFailed: files or log have been changed. Nothing has happened, then.
     """
     registry.versions.known(model)
     who, why = said(who, "--who"), said(why, "--why")
     check_signer(registry, model)
     with registry.history.changing(model) as change:
-        _prepare(registry, model, change, tell)
+        prepare(registry, model, change, tell, seen)
         stack = in_production(registry.history.moves(model))
         if len(stack) < 2:
             before = f"before version {stack[0]}, no version was" if stack else "no version has been"
@@ -123,8 +132,8 @@ def rollback(registry: Registry, model: str, who: str, why: str, tell: Tell = la
         uri, bundle = registry.history.evidence(model, version.version, PRODUCTION) or (None, None)
         draft = Entry(who, ROLLBACK, model, version.version, _stage(registry, version), PRODUCTION, stack[-1], why,
                       files=digest(registry.versions.folder(version)), evidence=bundle, evidence_uri=uri)
-        entry = _carry_out(registry, change, draft, signer_of(registry, model, tell))
-    _remember(registry, entry, tell)
+        entry = carry_out(registry, change, draft, signer_of(registry, model, tell))
+    remember(registry, entry, tell)
     return _told(entry)
 
 
@@ -152,14 +161,23 @@ def _champion(registry: Registry, model: str, to: str, held: int | None, tell: T
     return None
 
 
-def _prepare(registry: Registry, model: str, change: Changing, tell: Tell) -> None:
-    """Settle what a killed process left; refuse to build on a log or aliases that are not whole."""
+def prepare(registry: Registry, model: str, change: Changing, tell: Tell, seen: str | None = None) -> None:
+    """Settle what a killed process left; refuse to build on a log or aliases that are not whole.
+
+    seen: the head of the log by which the change was decided; None: whatever it is.
+
+    Raises:
+        Overtaken: the log has another head by now.
+    """
     if settled := recover(registry, model, change):
         tell(settled)
-    check_whole(registry, model, change.last)
+    last = change.last
+    check_whole(registry, model, last)
+    if seen is not None and seen != (last.head if last else ""):
+        raise Overtaken(f"another process has changed the log of '{model}' meanwhile. Look, and try again.")
 
 
-def _carry_out(registry: Registry, change: Changing, draft: Entry, signer: Signer) -> Entry:
+def carry_out(registry: Registry, change: Changing, draft: Entry, signer: Signer) -> Entry:
     """Write down what is intended, move aliases and tags, then log it; nothing, if MLflow fails at the first step."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -235,7 +253,7 @@ def signer_of(registry: Registry, model: str, tell: Tell = lambda line: None) ->
     return signer
 
 
-def _remember(registry: Registry, entry: Entry, tell: Tell) -> None:
+def remember(registry: Registry, entry: Entry, tell: Tell) -> None:
     """Keep the head on this machine. The change is done: where that fails, it is only said."""
     try:
         for name in log_names(registry, entry.model):

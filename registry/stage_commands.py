@@ -1,4 +1,4 @@
-"""`polarscore registry promote / gate / rollback / history / at`: stages change, and what was where."""
+"""`polarscore registry promote / gate / rollback / threshold / history / at`: stages change, and what was where."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,8 @@ from registry.naming import (
     only,
     user,
 )
-from registry.stages import CANDIDATE, PRODUCTION, SINGLE, check_stage, check_way, stages_of
+from registry.stages import CANDIDATE, PRODUCTION, SINGLE, THRESHOLD, check_stage, check_way, stages_of
+from registry.threshold import words
 from training.errors import CheckFailed, InputError, PolarscoreError
 from training.printing import AsJson, columns, err, moment, out, print_json, say
 from training.state import State
@@ -133,12 +134,45 @@ def rollback(model: AnyModel = None, why: WhyOption = "", who: WhoOption = None,
     _print_change(change)
 
 
+def threshold(
+    model: AnyModel = None,
+    lower: Annotated[float | None, typer.Option(
+        "--lower", min=0, max=1, help="Accept at most answers of this risk from now on.")] = None,
+    lift: Annotated[bool, typer.Option("--lift", help="Have the version's own threshold hold again.")] = False,
+    why: WhyOption = "",
+    who: WhoOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lower the threshold in production, or lift that again.
+
+    Signed and logged. A service that follows the registry takes it over within seconds.
+    """
+    from registry.lowering import lift as run_lift
+    from registry.lowering import lower as run_lower
+    from registry.opening import Registry
+
+    if (lower is None) == (not lift):
+        raise InputError("expected either --lower RISK or --lift.")
+    with Registry.open(State.from_environment()) as registry:
+        name = only(registry.versions, model)
+        held = registry.history.production(name)
+        if held is None:
+            raise InputError(f"no version of '{name}' is in production.")
+        version = registry.versions.number(name, held.version)
+        entry = (run_lift(registry, version, who or user(), why, _tell) if lower is None
+                 else run_lower(registry, version, lower, who or user(), why, _tell))
+    if as_json:
+        print_json(_entry_as_json(entry))
+        return
+    say(f"version {entry.version} of '{entry.model}': {words(entry)}")
+
+
 def history(
     model: AnyModel = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Show the newest entries, at most this many.")] = ENTRIES,
     as_json: AsJson = False,
 ) -> None:
-    """Every change of stage, the oldest first.
+    """Every change of stage or threshold, the oldest first.
 
     Who, when, from, to, and why; with --json also each entry's evidence, hash and signature.
     """
@@ -239,6 +273,8 @@ def _way(entry: "Entry") -> str:
         return "vouched for the entries before"
     if entry.action == "repair":
         return "put aliases back"
+    if entry.action == THRESHOLD:
+        return words(entry)
     place = "" if entry.replaced is None else f", in place of {entry.replaced}"
     return f"{'rollback, ' if entry.action == 'rollback' else ''}{entry.from_stage} → {entry.to_stage}{place}"
 

@@ -16,9 +16,9 @@ STAGES = (CANDIDATE, STAGING, PRODUCTION, ARCHIVED)
 SINGLE = (STAGING, PRODUCTION)
 """The stages that one version holds at a time, by an alias of that name."""
 
-PROMOTE, ROLLBACK = "promote", "rollback"
+PROMOTE, ROLLBACK, THRESHOLD = "promote", "rollback", "threshold"
 MOVES = (PROMOTE, ROLLBACK)
-"""The actions that change a stage; the log's other entries (`seal`, `repair`) change none."""
+"""The actions that change a stage; the log's other entries (`seal`, `repair`, `threshold`) change none."""
 
 _WAYS = {(CANDIDATE, STAGING), (CANDIDATE, PRODUCTION), (STAGING, PRODUCTION), (CANDIDATE, ARCHIVED),
          (STAGING, ARCHIVED), (ARCHIVED, CANDIDATE)}

@@ -1,5 +1,7 @@
 """Following the registry: the service takes over what is put into production, without missing a request.
 
+So it does with a threshold that was lowered since.
+
 Where a second version is wanted, it is looked for in the same way: the one in staging, or a fixed one.
 """
 
@@ -10,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from registry.chain import Entry
+from registry.threshold import NOTHING, UNCHANGED, limit_of
 from serving.desk import Desk
 from serving.scorer import Scorer
 from training.errors import PolarscoreError
@@ -18,6 +21,7 @@ LOG = logging.getLogger("bentoml.polarscore")
 EVERY_S = 2.0  # how often it looks
 AGAIN_S = (2.0, 60.0)  # how soon it tries again what it could not open: at first, doubling each time, and at most
 
+FIRST_S = 3.0  # that the start waits for the first look
 CLOSE_S = 1.0  # that a look may take to end
 RETIRED_S = 120.0  # how long a version is kept that requests may still be prepared with
 
@@ -59,10 +63,13 @@ class Follower:
 
     def __init__(
         self, desk: Desk, production: LookUp | None, opener: Opener, clock: Callable[[], float] = time.monotonic,
-        staging: LookUp | None = None,
+        staging: LookUp | None = None, threshold: LookUp | None = None,
     ):
-        """Look yet at nothing. production, staging: None: that stage is not followed."""
-        self._desk, self._production, self._staging = desk, production, staging
+        """Look yet at nothing. production, staging: None: that stage is not followed.
+
+        threshold: the log's entry on the threshold of the version in production, if there is one; None: not followed.
+        """
+        self._desk, self._production, self._staging, self._threshold = desk, production, staging, threshold
         self._first, self._second = Tries(opener, clock), Tries(opener, clock)
         self._told: tuple[str | None, str | None] | None = None
         self._told_second: str | None = None
@@ -70,12 +77,18 @@ class Follower:
         self._retired: list[tuple[float, Scorer]] = []
         self._retiring = threading.Lock()
         self._failure: str | None = None
-        self._ended = threading.Event()
+        self._ended, self._looked = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="following", daemon=True)
 
     def start(self) -> None:
-        """Look every few seconds from now on."""
+        """Look every few seconds from now on. The first look is waited for, so that what it finds holds from the start.
+
+        It may fail, as others may; one that takes long goes on alone.
+        """
         self._thread.start()
+        if not self._looked.wait(FIRST_S):
+            LOG.warning("the log of stages has not been read within %g s; version %s serves until it is", FIRST_S,
+                        self._desk.scorer.version)
 
     def close(self) -> None:
         """Look no more, and end what was retired. A version that is being opened is not waited for."""
@@ -95,11 +108,16 @@ class Follower:
     def _look_first(self, production: LookUp) -> None:
         try:
             found = production()
+            changed = self._threshold() if self._threshold and found else None
+            limit = limit_of(changed)
+            if self._threshold and found and not _same(production(), found):
+                return None  # changed in between: the next look sees it
         except Exception as error:  # a database that is away, or not as expected; it may come back
             return self._tell(None, f"the log of stages cannot be read: {why(error)}")
         if found is None:
             return self._tell(None, "no version is in production")
         wanted = str(found.version)
+        self._limit(wanted, limit)
         if _is(self._desk.scorer, found):
             self._first.forget()
             return self._tell(wanted, None)
@@ -115,6 +133,13 @@ class Follower:
             LOG.info("version %s of %s is in production and serves now, signed by key %s, in place of version %s",
                      wanted, opened.name, opened.proof.signed_by, before.version)
         return None
+
+    def _limit(self, version: str, limit: float) -> None:
+        """Before a version serves, so that it never accepts what it should not."""
+        if self._desk.limit(version, limit):
+            what = ("accepts by its own threshold again" if limit == UNCHANGED else
+                    "accepts nothing" if limit == NOTHING else f"accepts no risk above {limit:.4g}")
+            LOG.warning("version %s %s from now on, as the log of stages says", version, what)
 
     def _look_second(self, staging: LookUp) -> None:
         try:
@@ -184,6 +209,7 @@ class Follower:
                 if why(error) != self._failure:
                     self._failure = why(error)
                     LOG.error("following failed: %s; version %s goes on", self._failure, self._desk.scorer.version)
+            self._looked.set()
             self._ended.wait(EVERY_S)
 
 
@@ -202,6 +228,10 @@ def seat_fixed(desk: Desk, version: str, opener: Opener) -> None:
 def why(error: Exception) -> str:
     """Our own errors in their words; of others only the kind, since their message may hold anything."""
     return str(error).rstrip(".") if isinstance(error, PolarscoreError) else type(error).__name__
+
+
+def _same(entry: Entry | None, other: Entry) -> bool:
+    return entry is not None and (entry.seq, entry.version) == (other.seq, other.version)
 
 
 def _is(scorer: Scorer, entry: Entry) -> bool:

@@ -12,6 +12,9 @@ Where `accept` comes from, in this order, is the policy's basis:
 - `risk`: the risk itself. What is accepted is expected to be wrong with a probability of at most α = 0.1, which only
   the calibration of the risk vouches for.
 
+Where the registry's log lowers the threshold of a version in production (`registry.threshold`), no answer above that is
+accepted, whatever the basis: α is then what is expected, and nobody promises it with a confidence any more.
+
 Answers are reviewed from a risk of 0.5 on, where a coin is as good, or as configured. A configured `review` below the
 threshold of the guarantee or of the risk takes its place: the audit then promises nothing, the basis is `configured`.
 """
@@ -21,6 +24,7 @@ from typing import Literal
 
 import numpy as np
 
+from registry.threshold import NOTHING, UNCHANGED
 from serving.config import Thresholds
 from serving.schema import Decision, Policy
 from training.audit_result import Guarantee
@@ -33,9 +37,14 @@ Basis = Literal["guarantee", "configured", "risk"]
 
 
 @lru_cache(maxsize=64)
-def policy_of(guarantee: Guarantee | None, thresholds: Thresholds) -> Policy:
-    """The policy that a version's guarantee, if it has one, and the configured thresholds make."""
+def policy_of(guarantee: Guarantee | None, thresholds: Thresholds, limit: float = UNCHANGED) -> Policy:
+    """The policy that a version's guarantee, if it has one, and the configured thresholds make.
+
+    limit: the highest risk that may be accepted, by the log (`registry.threshold.limit_of`).
+    """
     accept, basis, alpha, confidence = _acceptance(guarantee, thresholds.accept)
+    if accept is not None and limit < accept:
+        accept, confidence = None if limit == NOTHING else limit, None
     review = thresholds.review
     if review is None:
         review = REVIEW if accept is None else max(REVIEW, accept)

@@ -354,7 +354,7 @@ def test_a_database_of_an_older_polarscore_is_refused_and_migrated(run, fresh):
     for command in (["history"], ["rollback"], ["promote", "--to", "staging"], ["verify"]):
         assert "Back it up, then run: polarscore registry migrate" in run("registry", *command).refused()
     ran = run("registry", "migrate")
-    assert ran.out == "the database has schema 0003; vouched for the log of mail\n"
+    assert ran.out == "the database has schema 0004; vouched for the log of mail\n"
     assert ran.err.endswith("warning: MLflow does not have the model 'spam', so its log is left as it is\n")
     assert [entry["action"] for entry in run("registry", "history", "mail", "--json").json()] == [
         "promote", "promote", "seal"]
