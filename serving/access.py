@@ -15,12 +15,18 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from training.errors import InputError
 
-Scope = Literal["score", "feedback", "read", "admin"]
-SCOPES: tuple[Scope, ...] = ("score", "feedback", "read", "admin")
-"""score: ask for risks and explanations. feedback: give it. read: see what the service is. admin: all, and erase."""
+Scope = Literal["score", "feedback", "review", "read", "admin"]
+SCOPES: tuple[Scope, ...] = ("score", "feedback", "review", "read", "admin")
+"""score: ask for risks and explanations. feedback: give it. read: see what the service is. admin: these, and erase.
+
+review: see answers on the review page, texts among them, and label them; what such a key says is trusted. It stands for
+a person, so `admin` does not hold it: a key that is to have both is made with both.
+"""
 
 PREFIX, ID_DIGITS, LONGEST = "ps_", 16, 128
 GRACE_H = 24.0
+LOCAL = "local"
+"""The reviewer's name of whoever needs no key, and so no key's."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -43,7 +49,7 @@ class ApiKey(BaseModel):
 
     def allows(self, scope: Scope) -> bool:
         """Whether it may do what needs that scope."""
-        return scope in self.scopes or "admin" in self.scopes
+        return scope in self.scopes or (scope != "review" and "admin" in self.scopes)
 
     def state(self, now: datetime) -> str:
         """`usable`, `expired` or `revoked`."""
@@ -71,12 +77,14 @@ def issued(name: str, scopes: Sequence[str], now: datetime, lifetime: timedelta 
     """A new key: what to keep of it, and the key itself, which nothing can show again.
 
     Raises:
-        InputError: the name or a scope is none.
+        InputError: the name or a scope is none, or the name is not a key's.
     """
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise InputError(f"a key's scope should be one of {', '.join(SCOPES)}. Found "
                          + (f"'{unknown[0][:40]}'." if unknown else "none. Give at least one --scope."))
+    if name.lower() == LOCAL:
+        raise InputError(f"the name '{name}' is that of whoever needs no key. Choose another one.")
     identity = secrets.token_hex(ID_DIGITS // 2)
     key = f"{PREFIX}{identity}_{secrets.token_urlsafe(32)}"
     try:

@@ -21,10 +21,11 @@ from starlette.types import ASGIApp
 from serving import schema
 from serving.bodies import JSON, LINES, Bodies, kind_of
 from serving.config import ServiceConfig
-from serving.entry import Asked, heard_on, is_loopback
-from serving.guard import REQUEST_ID
+from serving.entry import Asked, Visitor, heard_on, is_loopback
+from serving.guard import ADMITTED, REQUEST_ID
 from serving.openapi import PAGE, openapi
 from serving.refusal import Refusal
+from serving.review_routes import review_routes
 from serving.scoring import Scoring, while_there
 from serving.streaming import LineResponse, Streams
 from serving.threads import Threads
@@ -70,7 +71,9 @@ def make_app() -> Starlette:
             return _json(await threads.run(lambda: answer(desk, schema.read(body, kind, limits))))
 
     async def feedback(request: Request) -> Response:
-        return await asked(request, schema.FeedbackRequest, database, lambda desk, each: desk.feedback(each))
+        visitor: Visitor = request.scope.get(ADMITTED, Visitor())
+        return await asked(request, schema.FeedbackRequest, database,
+                           lambda desk, each: desk.feedback(each, visitor.name, visitor.trusted))
 
     async def explain(request: Request) -> Response:
         return await asked(request, schema.ExplainRequest, explaining, lambda desk, each: desk.explain(each.item))
@@ -92,8 +95,9 @@ def make_app() -> Starlette:
     posts = {"/score": score, "/feedback": feedback, "/explain": explain, "/forget": forget}
     gets = {"/version": version, "/docs.json": docs, "/": page}
     app = Starlette(
-        routes=[Route(path, _guarded(endpoint), methods=[method])
-                for method, endpoints in (("POST", posts), ("GET", gets)) for path, endpoint in endpoints.items()],
+        routes=[*(Route(path, _guarded(endpoint), methods=[method])
+                  for method, endpoints in (("POST", posts), ("GET", gets)) for path, endpoint in endpoints.items()),
+                *review_routes(bodies, _guarded, refused)],
         exception_handlers={HTTPException: _no_such_thing},
     )
     app.state.config = ServiceConfig()
@@ -112,20 +116,23 @@ def room(app: Starlette, asked: Asked) -> None:
         batcher.admit()
 
 
-def _guarded(endpoint: Endpoint) -> Callable[[Request], Awaitable[Any]]:
-    """Every failure of an endpoint in the error format; of an unforeseen one the log gets where, not what."""
+def _guarded(
+    endpoint: Endpoint, told: "Callable[[Refusal], Response] | None" = None
+) -> Callable[[Request], Awaitable[Any]]:
+    """Every failure of an endpoint as `told`, by default in the error format; the log gets where, not what."""
+    told = told or refused
 
     async def answer(request: Request) -> ASGIApp:
         try:
             return await endpoint(request)
         except Refusal as refusal:
-            return refused(refusal)
+            return told(refusal)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:  # its message may hold a text, so neither the log nor the client gets it
             frames = "".join(traceback.format_tb(error.__traceback__))
             LOG.error("%s in %s, request %s\n%s", type(error).__name__, request.url.path, REQUEST_ID.get(), frames)
-            return refused(Refusal("internal", "the service failed; its log says where", status=500))
+            return told(Refusal("internal", "the service failed; its log says where", status=500))
 
     return answer
 

@@ -17,7 +17,16 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from serving.refusal import Error
-from serving.schema import ExplainResponse, FeedbackResponse, ForgetResponse, Item, Score, ScoreResponse, Version
+from serving.schema import (
+    Chosen,
+    ExplainResponse,
+    FeedbackResponse,
+    ForgetResponse,
+    Item,
+    Score,
+    ScoreResponse,
+    Version,
+)
 from training.errors import PolarscoreError
 
 KEY = "POLARSCORE_API_KEY"
@@ -82,13 +91,21 @@ class Client:
                 raise next((each for each in reversed(found) if isinstance(each, ServiceError)), _strange(response))
             yield from found
 
-    def feedback(self, label: str | int, *, score_id: str | None = None, id: str | None = None) -> int:
+    def feedback(
+        self, label: str | int, *, score_id: str | None = None, id: str | None = None, chosen: Chosen | None = None,
+        probability: float | None = None, withdrawn: bool = False,
+    ) -> int:
         """Say what the correct class of a score was, or of every score of an item; how many scores that labels.
+
+        chosen, probability: how it came to be checked (`serving.schema.FeedbackRequest`). withdrawn: take back what was
+        said with this key.
 
         Raises:
             ServiceError: the service refuses, fails, or cannot be reached.
         """
-        named = {key: value for key, value in (("score_id", score_id), ("id", id)) if value is not None}
+        given = {"score_id": score_id, "id": id, "chosen": chosen, "probability": probability,
+                 "withdrawn": withdrawn or None}
+        named = {key: value for key, value in given.items() if value is not None}
         return self._ask("POST", "/feedback", FeedbackResponse, {"label": label, **named}).labelled
 
     def explain(self, item: Item | Mapping[str, Any]) -> ExplainResponse:

@@ -70,7 +70,8 @@ def run_demo(folder: Path, port: int, say: Callable[[str], None]) -> dict[str, A
         steps.done(f"scored {len(risk):,} answers over HTTP")
         answered = np.flatnonzero(test.answers != ABSTAIN)
         checked = np.random.default_rng(0).permutation(answered)[: len(answered) // 2]
-        _give_feedback(url, [score_ids[row] for row in checked], [test.classes[test.labels[row]] for row in checked])
+        _give_feedback(url, [score_ids[row] for row in checked], [test.classes[test.labels[row]] for row in checked],
+                       len(checked) / len(answered))
         steps.done(f"gave feedback on {len(checked):,} of them, drawn at random")
     written = report(state, trained.model, folder / "report")
     alarms = check(state, trained.model)
@@ -162,10 +163,12 @@ def _score_over_http(url: str, table: Table) -> tuple[np.ndarray, list[str]]:
     return risk, [row["score_id"] for row in found]
 
 
-def _give_feedback(url: str, score_ids: list[str], labels: list[str]) -> None:
+def _give_feedback(url: str, score_ids: list[str], labels: list[str], share: float) -> None:
+    """The labels of a random share of the answers; that it was one is what lets them speak for the others."""
     with httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
         for score_id, label in zip(score_ids, labels, strict=True):
-            client.post("/feedback", json={"score_id": score_id, "label": label}).raise_for_status()
+            client.post("/feedback", json={"score_id": score_id, "label": label, "chosen": "random",
+                                           "probability": share}).raise_for_status()
 
 
 def _pictures(folder: Path, risk: np.ndarray, table: Table) -> dict[str, str]:

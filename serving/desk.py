@@ -12,8 +12,9 @@ import numpy as np
 from monitoring.feedback import NoClass
 from monitoring.forgetting import Forgotten
 from monitoring.journal import Journal
-from monitoring.store import Feedback, ScoredAnswer
+from monitoring.store import Feedback, ScoredAnswer, Store
 from registry.database import now
+from registry.threshold import UNCHANGED
 from serving import schema
 from serving.config import ServiceConfig
 from serving.explaining import explained
@@ -41,12 +42,14 @@ class Desk:
 
     def __init__(
         self, lineup: Lineup, journal: Journal, meters: Meters, config: ServiceConfig = DEFAULTS,
-        erase: Callable[[Sequence[str]], Forgotten] | None = None,
+        erase: Callable[[Sequence[str]], Forgotten] | None = None, store: Store | None = None,
     ):
-        """`erase` forgets items by their ids, wherever something of them is kept."""
+        """`erase` forgets items by their ids, wherever something of them is kept. store: what reviewers look at."""
         self._lineup, self._journal, self._meters, self._config, self._erase = lineup, journal, meters, config, erase
+        self.store = store
         self._changing = threading.Lock()
         self._told: set[tuple[str, str]] = set()
+        self._limits: dict[str, float] = {}
         self.watched: tuple[str | None, str | None] | None = None
         self.beside: str | None = None
 
@@ -60,6 +63,11 @@ class Desk:
         """The version beside it."""
         return self._lineup.second
 
+    @property
+    def keeps_texts(self) -> bool:
+        """Whether the texts of what is scored are kept."""
+        return self._config.keeping.text == "keep"
+
     def swap(self, scorer: Scorer) -> None:
         """Have another version score from now on; what is being scored is finished by the one that began it."""
         with self._changing:
@@ -69,6 +77,12 @@ class Desk:
         """Have another version score beside the first from now on, or none for a reason."""
         with self._changing:
             self._lineup, self.beside = self._lineup.beside(second), reason
+
+    def limit(self, version: str, risk: float) -> bool:
+        """Have a version accept no answer above a risk from now on (`registry.threshold`): whether that is news."""
+        known = self._limits.get(version, UNCHANGED)
+        self._limits = {**self._limits, version: risk}
+        return risk != known
 
     def close(self) -> None:
         """End the processes of the versions that score."""
@@ -138,22 +152,28 @@ class Desk:
         """`prepare`, then `finish`."""
         return cast(ScoreResponse, self.finish([self.prepare(items)])[0])
 
-    def feedback(self, request: schema.FeedbackRequest) -> schema.FeedbackResponse:
-        """Label a score, or every score of an item.
+    def feedback(
+        self, request: schema.FeedbackRequest, reviewer: str | None = None, trusted: bool = False
+    ) -> schema.FeedbackResponse:
+        """Label a score, or every score of an item. reviewer: who says so; trusted: by a key of the scope `review`.
 
         Raises:
             Refusal: the label is no class, no such score of this model is kept, or the label cannot be kept now.
         """
+        label = self.scorer.class_name(request.label, "label")
+        said = request.model_dump() | {"label": label, "reviewer": reviewer, "trusted": trusted}
+        return self.label(Feedback(**said))
+
+    def label(self, row: Feedback) -> schema.FeedbackResponse:
+        """Keep a label by its name. Raises what `feedback` does."""
         scorer = self.scorer
-        label = scorer.class_name(request.label, "label")
-        row = Feedback(label=label, score_id=request.score_id, id=request.id)
         with kept():
             try:
                 labelled = self._journal.add_feedback(row, model=scorer.name)
             except NoClass as error:  # another version scored, which has other classes
                 raise Refusal("unknown_class", str(error).rstrip("."), "label") from None
             except InputError as error:
-                where = "score_id" if request.id is None else "id"
+                where = "score_id" if row.id is None else "id"
                 raise Refusal("unknown_id", str(error).rstrip("."), where, status=404) from None
         self._meters.labelled(scorer.name, labelled)
         return schema.FeedbackResponse(labelled=labelled)
@@ -209,7 +229,8 @@ class Desk:
                              beside=beside or None)
 
     def _policy(self, scorer: Scorer) -> Policy:
-        return policy_of(scorer.model.spec.guarantee, self._config.thresholds)
+        return policy_of(scorer.model.spec.guarantee, self._config.thresholds,
+                         self._limits.get(scorer.version, UNCHANGED))
 
     def _decided(self, found: Iterable[By]) -> dict[By, Decision]:
         """What to do with each answer, by the policy of the version that scored it."""

@@ -4,6 +4,9 @@ Without a key one may ask only on the machine itself, and not even there if the 
 told that it listens on a loopback address, the connection comes from one, and nothing says that the request came from
 farther: neither a proxy in front, which adds a header, nor a page of some site in the browser. A proxy that adds none
 and changes the Host cannot be told from a program on this machine.
+
+The review page has a door of its own: whoever comes without a key is let through as a stranger, and finds a form to
+sign in by.
 """
 
 import ipaddress
@@ -15,7 +18,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from serving.access import ApiKey, Scope
+from serving.access import LOCAL, ApiKey, Scope
 from serving.refusal import Refusal
 
 LISTEN = "POLARSCORE_LISTEN"
@@ -32,6 +35,12 @@ ROUTES: dict[str, dict[str, Scope]] = {
     "/explain": {"POST": "score"},
     "/feedback": {"POST": "feedback"},
     "/forget": {"POST": "admin"},
+    "/review": {"GET": "review"},
+    "/review/plot.svg": {"GET": "review"},
+    "/review/login": {"POST": "review"},
+    "/review/logout": {"POST": "review"},
+    "/review/label": {"POST": "review"},
+    "/review/undo": {"POST": "review"},
     "/version": {"GET": "read"},
     "/metrics": {"GET": "read"},
     "/docs.json": {"GET": "read"},
@@ -43,6 +52,9 @@ ROUTES: dict[str, dict[str, Scope]] = {
     "/healthz": {"GET": "read"},
 }
 """Everything that the service answers, and the scope that each needs; where GET is, HEAD is too."""
+
+REVIEW = frozenset(path for path in ROUTES if path.startswith("/review"))
+"""Open to strangers, who find a form to sign in by, and nothing else."""
 
 FORWARDED = ("forwarded", "via", "x-real-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip",
              "fastly-client-ip", "cdn-loop")
@@ -63,8 +75,29 @@ class Asked:
     client: str | None
 
 
-def admitted(asked: Asked, listens: str | None, find: Callable[[str], ApiKey | None]) -> ApiKey | None:
-    """The key of a request that may be made; None: it needs none.
+@dataclass(frozen=True)
+class Visitor:
+    """Who makes a request that may be made. key: the good one that came with it. local: needs none on this machine.
+
+    With neither: a stranger, at a probe or at the door of the review page.
+    """
+
+    key: ApiKey | None = None
+    local: bool = False
+
+    @property
+    def name(self) -> str | None:
+        """By which labels are kept; None of a stranger."""
+        return self.key.name if self.key else LOCAL if self.local else None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it is a reviewer, whose labels may change what the service does."""
+        return self.key is not None and self.key.allows("review")
+
+
+def admitted(asked: Asked, listens: str | None, find: Callable[[str], ApiKey | None]) -> Visitor:
+    """Who makes a request that may be made.
 
     listens: the address that the service was told it listens on. find: the usable key that was given, or None.
 
@@ -73,13 +106,16 @@ def admitted(asked: Asked, listens: str | None, find: Callable[[str], ApiKey | N
     """
     if asked.path in PROBES:
         method_of(asked)
-        return None
+        return Visitor()
+    if asked.path in REVIEW and not _has_key(asked.headers) and not _is_here(asked, listens):
+        method_of(asked)
+        return Visitor()
     key = key_of(asked, listens, find)
     method = method_of(asked)
     scope = ROUTES[asked.path][method]
     if key is not None and not key.allows(scope):
         raise Refusal("forbidden", f"this needs a key with the scope {scope}", status=403)
-    return key
+    return Visitor(key, local=key is None)
 
 
 def key_of(asked: Asked, listens: str | None, find: Callable[[str], ApiKey | None]) -> ApiKey | None:
@@ -96,7 +132,7 @@ def key_of(asked: Asked, listens: str | None, find: Callable[[str], ApiKey | Non
         if key is None:
             raise _unauthorized("the API key is unknown, expired or revoked")
         return key
-    if not (is_loopback(listens) and is_loopback(asked.client)):
+    if not _from_loopback(asked, listens):
         raise _unauthorized("send an API key, as Authorization: Bearer KEY")
     if forwarded := came_from_farther(asked.headers):
         raise _unauthorized(f"{forwarded}. Send an API key, as Authorization: Bearer KEY")
@@ -143,9 +179,25 @@ def came_from_farther(headers: Headers) -> str | None:
     hosts, origins = headers.getlist("host"), headers.getlist("origin")
     if len(hosts) != 1 or not _is_local(f"//{hosts[0]}"):
         return "the Host should be this machine's, as 127.0.0.1 or localhost"
-    if any(not _is_local(origin) for origin in origins) or headers.get("sec-fetch-site") == "cross-site":
+    if any(not _is_local(origin) for origin in origins) or from_another_site(headers):
         return "a page of another site has made this request"
     return None
+
+
+def from_another_site(headers: Headers) -> bool:
+    """Whether a page of another site led here, as a link in a chat does; a browser sends no cookie of ours then."""
+    return headers.get("sec-fetch-site") == "cross-site"
+
+
+def from_own_page(headers: Headers) -> bool:
+    """Whether a form was sent from a page of this service, as far as the browser says from where.
+
+    One that says nothing, since it is old or no browser, has to know the form's token all the same.
+    """
+    if site := headers.get("sec-fetch-site"):
+        return site == "same-origin"
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
 def address_of(scope: Mapping[str, Any]) -> str | None:
@@ -176,6 +228,19 @@ def is_loopback(address: str | None) -> bool:
         return False
     mapped = getattr(found, "ipv4_mapped", None)
     return bool((mapped or found).is_loopback)
+
+
+def _has_key(headers: Headers) -> bool:
+    return "authorization" in headers or "x-api-key" in headers
+
+
+def _is_here(asked: Asked, listens: str | None) -> bool:
+    """Whether a request may be made without a key."""
+    return _from_loopback(asked, listens) and came_from_farther(asked.headers) is None
+
+
+def _from_loopback(asked: Asked, listens: str | None) -> bool:
+    return is_loopback(listens) and is_loopback(asked.client)
 
 
 def _is_local(url: str) -> bool:

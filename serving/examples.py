@@ -48,7 +48,7 @@ class Examples:
 
     def feedback(self) -> dict[str, Any]:
         """A body of `/feedback`."""
-        return {"id": "a17", "label": self._version.classes[0]}
+        return {"id": "a17", "label": self._version.classes[0], "chosen": "random", "probability": 0.05}
 
     def version(self) -> dict[str, Any]:
         """An answer of `/version`: this one's."""

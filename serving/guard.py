@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.access import ApiKey
 from serving.config import config_from
-from serving.entry import PROBES, ROUTES, Asked, address_of, admitted, allow, framed, heard_on
+from serving.entry import PROBES, ROUTES, Asked, Visitor, address_of, admitted, allow, framed, heard_on
 from serving.keyfile import Keyring, keys_path
 from serving.lingering import Heard
 from serving.rates import Rates
@@ -37,6 +37,11 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 
 LOG = logging.getLogger("bentoml.polarscore")
 ADMITTED = "polarscore.admitted"
+"""In the scope of a request that was let in: by whom it is made, a `Visitor`."""
+
+RULES = "polarscore.rules"
+"""In its scope, too: by which."""
+
 PLAIN = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
 
 
@@ -44,13 +49,14 @@ PLAIN = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
 class Rules:
     """What the guard goes by. find: the usable key that was given. listens: where, if that excuses from a key.
 
-    count: told of refusals.
+    count: told of refusals. still: the usable key with an id.
     """
 
     find: Callable[[str], ApiKey | None]
     rates: Rates
     listens: str | None = None
     count: Callable[[str], None] = lambda kind: None
+    still: Callable[[str], ApiKey | None] = lambda identity: None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Rules":
@@ -62,7 +68,7 @@ class Rules:
         ring = Keyring(keys_path(State.from_environment(environ), environ))
         config = config_from(environ)
         return cls(ring.find, Rates(config.limits.requests_per_minute), heard_on(config.keys, environ),
-                   lambda kind: _refused().labels(type=kind).inc())
+                   lambda kind: _refused().labels(type=kind).inc(), ring.still)
 
 
 class Guard:
@@ -104,12 +110,13 @@ class Guard:
         reply = Reply(send, heard, asked.path, name, scope["scheme"] == "https")
         try:
             framed(asked.headers)
-            await self._admit(asked)
+            visitor = await self._admit(asked)
             self._room(asked)
             if asked.method == "OPTIONS":
                 await Response(status_code=204, headers={"Allow": allow(asked.path)})(scope, heard, reply)
             else:
-                await self._app({**scope, "client": scope["client"] if client else None, ADMITTED: True}, heard, reply)
+                inner = {**scope, "client": scope["client"] if client else None, ADMITTED: visitor, RULES: self._rules}
+                await self._app(inner, heard, reply)
         except Refusal as refusal:
             self._rules.count(refusal.kind)
             LOG.info("refused %s: %d %s, from %s [%s]", route, refusal.status, refusal.kind, client or "nowhere", name)
@@ -121,20 +128,21 @@ class Guard:
             LOG.error("%s in %s [%s]\n%s", type(error).__name__, route, name, frames)
             await reply.refuse(in_our_words(500, {}))
 
-    async def _admit(self, asked: Asked) -> None:
-        """Let a request pass.
+    async def _admit(self, asked: Asked) -> Visitor:
+        """Let a request pass, and say whose it is.
 
         Raises:
             Refusal: it may not be made, or not so often.
         """
         try:
-            key = admitted(asked, self._rules.listens, self._rules.find)
+            visitor = admitted(asked, self._rules.listens, self._rules.find)
         except Refusal as refusal:
             if refusal.status == 401:
                 await self._rules.rates.failure(asked.client)
             raise
         if asked.path not in PROBES:
-            await self._rules.rates.request(key.id if key else None, asked.client)
+            await self._rules.rates.request(visitor.key.id if visitor.key else None, asked.client)
+        return visitor
 
 
 def request_id(headers: Headers) -> str:

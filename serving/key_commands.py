@@ -22,8 +22,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose it is.")]
 def _create(
     name: Name,
     scopes: Annotated[list[str] | None, typer.Option(
-        "--scope", metavar="SCOPE", help="What it is good for: score, feedback, read, or admin, which is all of them "
-                                         "and to erase; may be given several times.")] = None,
+        "--scope", metavar="SCOPE", help="What it is good for: score, feedback, read, admin, which is these and to "
+                                         "erase, or review, which is a person's; may be given several times.")] = None,
     days: Annotated[float | None, typer.Option(
         "--days", min=0, max=MOST_DAYS, metavar="N", help="Good for so long; default: until it is revoked.")] = None,
     as_json: AsJson = False,

@@ -101,6 +101,12 @@ class Keyring:
         self._look_again()
         return recognise(self._keys, given, self._now())
 
+    def still(self, identity: str) -> ApiKey | None:
+        """The key with that id, if it is usable by the file as it is now."""
+        self._look_again()
+        key = self._keys.get(identity)
+        return key if key is not None and key.usable(self._now()) else None
+
     def usable(self) -> bool:
         """Whether any key opens anything."""
         self._look_again()

@@ -116,10 +116,15 @@ def _fitted(schemas: dict[str, Any], version: schema.Version, limits: Limits) ->
     if version.entities:
         schemas["Item"]["required"].append("spans")
     schemas["ScoreRequest"]["properties"]["items"]["maxItems"] = limits.items
-    schemas["FeedbackRequest"]["properties"]["label"] = label
+    feedback = schemas["FeedbackRequest"]["properties"]
+    feedback["label"] = label
     schemas["FeedbackRequest"]["oneOf"] = [
         {"required": [one], "properties": {one: {"type": "string"}, other: {"type": "null"}}}
         for one, other in (("score_id", "id"), ("id", "score_id"))]
+    schemas["FeedbackRequest"]["anyOf"] = [
+        {"properties": {"probability": {"type": "null"}, "chosen": {"enum": ["all", "whim", "risk", "unknown"]}}},
+        {"required": ["chosen", "probability"],
+         "properties": {"probability": {"type": "number"}, "chosen": {"enum": ["random", "risk"]}}}]
     return schemas
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Send
 
+from serving.entry import REVIEW
 from serving.lingering import Heard
 from serving.openapi import PAGE
 from serving.refusal import Refusal
+from serving.review_look import REVIEW_POLICY
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
@@ -32,8 +34,10 @@ class Reply:
     """The `send` of a request. path: of its page. name: its id. secure: it came by TLS."""
 
     def __init__(self, send: Send, heard: Heard, path: str, name: str, secure: bool):
-        self._send, self._heard, self._path, self._name, self._secure = send, heard, path, name, secure
+        self._send, self._heard, self._name, self._secure = send, heard, name, secure
         self._started, self._replaced = False, False
+        self._errors = ("application/json", "text/html") if path in REVIEW else ("application/json",)
+        self._headers = ON_PAGE if path == "/" else ON_REVIEW if path in REVIEW else ON_ALL
 
     async def __call__(self, message: Message) -> None:
         """Send a message of the app's; of an error in another format, ours in its place."""
@@ -43,7 +47,7 @@ class Reply:
             await self._heard.end(message, self._send)
             return
         status, headers = message["status"], Headers(raw=message.get("headers", []))
-        if status >= 400 and not headers.get("content-type", "").startswith("application/json"):
+        if status >= 400 and not headers.get("content-type", "").startswith(self._errors):
             kept = {name: headers[name] for name in ("allow", "retry-after") if name in headers}
             await self.refuse(in_our_words(status, kept))
             self._replaced = True
@@ -62,7 +66,7 @@ class Reply:
         await self._heard.end({"type": "http.response.body", "body": body}, self._send)
 
     async def _start(self, start: MutableMapping[str, Any]) -> None:
-        ours = {**(ON_PAGE if self._path == "/" else ON_ALL), b"x-request-id": self._name.encode()}
+        ours = {**self._headers, b"x-request-id": self._name.encode()}
         if self._secure:
             ours[b"strict-transport-security"] = TLS_ONLY
         if self._heard.much_left:
@@ -89,3 +93,4 @@ def page_policy(page: str) -> str:
 PAGE_POLICY = page_policy(PAGE)
 ON_ALL = {name.lower().encode(): value.encode() for name, value in HEADERS.items()}
 ON_PAGE = ON_ALL | {b"content-security-policy": PAGE_POLICY.encode()}
+ON_REVIEW = ON_ALL | {b"content-security-policy": REVIEW_POLICY.encode(), b"referrer-policy": b"same-origin"}

@@ -62,6 +62,8 @@ ClassRef = Annotated[
 ]
 Offset = Annotated[int, Field(strict=True, ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Chance = Annotated[float, Field(gt=0, le=1)]
+Chosen = Literal["all", "random", "risk", "whim", "unknown"]
 Decision = Literal["accept", "ask again", "review"]
 
 
@@ -110,11 +112,29 @@ class ForgetRequest(_Frozen):
 
 
 class FeedbackRequest(_Frozen):
-    """The body of `POST /feedback`: the correct class of a score, or of every score of an item."""
+    """The body of `POST /feedback`: the correct class of a score, or of every score of an item.
+
+    chosen: how it came to be checked: every answer of its time was; a random share, with a known `probability`; by its
+    risk alone, with a known probability or without; by a reviewer's whim. Without it, it counts as unknown, and no
+    estimate over all answers goes by it. withdrawn: what this reviewer said before counts no more, whatever the label.
+    """
 
     score_id: Id | None = None
     id: Id | None = None
     label: ClassRef
+    chosen: Chosen = "unknown"
+    probability: Chance | None = None
+    withdrawn: Annotated[bool, Field(strict=True)] = False
+
+    @model_validator(mode="after")
+    def _says_how_it_was_chosen(self) -> "FeedbackRequest":
+        if self.chosen == "random" and self.probability is None:
+            raise ValueError("feedback on a random share should say with which probability an answer was in it")
+        if self.probability is not None and self.chosen not in ("random", "risk") and (
+                self.chosen, self.probability) != ("all", 1):
+            raise ValueError("a probability should come with chosen: random or risk. "
+                             f"Found {self.chosen}")
+        return self
 
     @model_validator(mode="after")
     def _names_one(self) -> "FeedbackRequest":

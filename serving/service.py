@@ -17,7 +17,7 @@ from monitoring.forgetting import Places, forget, journal_of
 from monitoring.journal import Journal
 from monitoring.store import Store
 from registry.chain import Entry, content
-from registry.history import in_production_by_log, in_staging_by_log
+from registry.history import in_production_by_log, in_staging_by_log, threshold_by_log
 from registry.keys import Keys
 from registry.stages import STAGING
 from serving import connections
@@ -34,8 +34,9 @@ from serving.opening import open_scorer, open_signed
 from serving.scorer import BY_DEFAULT, How, Scorer
 from training.capacity import has_bf16
 from training.embeddings import EmbeddingCache
-from training.encoder import Encoder, EncoderSpec, best_device
+from training.encoder import Encoder, best_device
 from training.errors import CheckFailed, InputError, PolarscoreError
+from training.spec import EncoderSpec
 from training.state import State
 
 ALIAS = "scorer"
@@ -76,7 +77,7 @@ class RiskScorer:
         meters.watch(lambda: self._journal.waiting, self._ended, lambda: self._journal.refused)
         places = Places(self._store, journal_of(state), state.embeddings)
         self._desk = Desk(Lineup(scorer, None, config.beside.percent), self._journal, meters, config,
-                          erase=lambda ids: forget(ids, places))
+                          erase=lambda ids: forget(ids, places), store=self._store)
         self._batcher = Batcher(self._desk.finish, attrgetter("tokens"),
                                 config.batching.tokens or scorer.pack_tokens, config.batching.wait, BatchMeters())
         self._follower = stand_beside(self._desk, self._store, state, config, how)
@@ -160,7 +161,8 @@ def load_scorer(keys: Keys, device: str | None = None, how: How = BY_DEFAULT) ->
 def stand_beside(desk: Desk, store: Store, state: State, config: ServiceConfig, how: How) -> Follower | None:
     """Seat the second version, if one is wanted, and start to follow what is to be followed in the log.
 
-    The versions are those that BentoML's store has.
+    What the log says holds once this returns, unless it cannot be read soon. The versions are those that BentoML's
+    store has.
     """
     models = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
     model, beside = desk.scorer.name, config.beside.version
@@ -177,7 +179,8 @@ def stand_beside(desk: Desk, store: Store, state: State, config: ServiceConfig, 
         return lambda: vouched(read(store.engine, model), Keys.of(state))
 
     follower = Follower(desk, by_log(in_production_by_log) if follows() else None, opener,
-                        staging=by_log(in_staging_by_log) if beside == STAGING else None)
+                        staging=by_log(in_staging_by_log) if beside == STAGING else None,
+                        threshold=by_log(threshold_by_log) if follows() else None)
     follower.start()
     return follower
 

@@ -47,7 +47,8 @@ def test_a_key_opens_what_it_was_made_for_until_it_expires(scopes, days):
     kept, key = issued("web", sorted(scopes), NOW, None if days is None else timedelta(days=days))
     assert KEY.fullmatch(key) and key.split("_")[1] == kept.id and key[20:] not in kept.model_dump_json()
     assert recognise(by_id(kept), key, NOW) is kept
-    assert {scope for scope in SCOPES if kept.allows(scope)} == (set(SCOPES) if "admin" in scopes else scopes)
+    every = scopes | (set(SCOPES) - {"review"} if "admin" in scopes else set())  # to review is a person's
+    assert {scope for scope in SCOPES if kept.allows(scope)} == every
     later = NOW + timedelta(days=days or 10_000)
     assert (recognise(by_id(kept), key, later) is None) == (days is not None)
     assert recognise(by_id(kept), key, later - timedelta(seconds=1)) is kept
@@ -177,9 +178,9 @@ def test_a_ring_knows_what_changes_in_its_file(path):
     assert not ring.usable()
     kept, key = issued("web", ["score"], NOW)
     change_keys(path, lambda keys: (kept,))
-    assert ring.find(key) == kept and ring.usable()
+    assert ring.find(key) == ring.still(kept.id) == kept and ring.usable() and ring.still("0" * 16) is None
     change_keys(path, lambda keys: revoked(keys, "web", NOW))
-    assert ring.find(key) is None and not ring.usable()
+    assert ring.find(key) is None and ring.still(kept.id) is None and not ring.usable()
 
 
 def test_a_ring_keeps_its_good_keys_and_says_once_that_the_file_is_damaged_or_gone(path, caplog):
@@ -243,3 +244,9 @@ def test_a_folder_that_cannot_be_written_ends_with_one_line(run, tmp_path, monke
     monkeypatch.setenv("POLARSCORE_API_KEYS", str(tmp_path / "file" / "keys.json"))
     assert "cannot be written" in run("apikey", "create", "web", "--scope", "score").refused()
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["local", "Local"])
+def test_no_key_has_the_name_of_who_needs_none(name):
+    with pytest.raises(InputError, match="whoever needs no key"):
+        issued(name, ["review"], datetime.now(UTC))

@@ -37,7 +37,7 @@ class Desk:
 
     def __init__(self, seconds=0.0):
         self.seconds, self.batches, self.hang, self.fail = seconds, [], threading.Event(), None
-        self.kept, self.fail_from = [], None
+        self.kept, self.fail_from, self.said = [], None, []
         self.hang.set()
 
     def prepare(self, items):
@@ -72,7 +72,8 @@ class Desk:
                      probabilities={"ham": 1.0}, answer=item.answer, harmonizer_answer="ham", votes_used=False,
                      version="4")
 
-    def feedback(self, request):
+    def feedback(self, request, reviewer, trusted):
+        self.said.append((request, reviewer, trusted))
         self.hang.wait(10)
         return FeedbackResponse(labelled=1)
 
@@ -223,6 +224,26 @@ def test_the_other_routes_answer():
     assert sent(Desk(), "/feedback", {"id": "a", "label": 1}).json() == {"labelled": 1}
     refused(sent(Desk(), "/forget", {"id": "a"}), 404, "unknown_id", "id")
     refused(sent(Desk(), "/forget", {"id": ""}), 400, "invalid_request", "id")
+
+
+def test_feedback_says_who_gives_it_and_how_the_answer_was_chosen():
+    desk = Desk()
+    for more in ({}, {"chosen": "random", "probability": 0.1}, {"chosen": "risk"}, {"withdrawn": True},
+                 {"chosen": "all", "probability": 1}):
+        assert sent(desk, "/feedback", {"id": "a", "label": 1} | more).status_code == 200
+    asked = [(request.chosen, request.probability, request.withdrawn) for request, *_ in desk.said]
+    assert asked == [("unknown", None, False), ("random", 0.1, False), ("risk", None, False), ("unknown", None, True),
+                     ("all", 1.0, False)]
+    assert desk.said[0][1:] == (None, False)  # no guard stands in front
+    for more, words in [({"chosen": "random"}, "with which probability"), ({"probability": 0.5}, "Found unknown"),
+                        ({"chosen": "whim", "probability": 0.5}, "Found whim"),
+                        ({"chosen": "all", "probability": 0.5}, "Found all")]:
+        response = refused(sent(desk, "/feedback", {"id": "a", "label": 1} | more), 400, "invalid_request")
+        assert words in response.json()["error"]["message"]
+    for more, where in [({"chosen": "luck"}, "chosen"), ({"chosen": "risk", "probability": 0}, "probability"),
+                        ({"reviewer": "anna"}, "reviewer"), ({"trusted": True}, "trusted"),
+                        ({"withdrawn": 1}, "withdrawn")]:
+        refused(sent(desk, "/feedback", {"id": "a", "label": 1} | more), 400, "invalid_request", where)
 
 
 def test_a_failure_of_ours_tells_neither_client_nor_log_the_text(caplog):

@@ -78,15 +78,18 @@ def test_the_key_is_taken_from_the_environment(monkeypatch):
 
 
 def test_feedback_explanations_and_forgetting():
-    service = Service((200, {"labelled": 2}), (200, {"labelled": 1}), (200, EXAMPLES.explanation()),
+    service = Service((200, {"labelled": 2}), (200, {"labelled": 1}), (200, {"labelled": 1}),
+                      (200, EXAMPLES.explanation()),
                       (200, {"scores": 1, "labels": 0, "vectors": 0, "all_vectors": False}))
     with service.client() as client:
         assert client.feedback("positive", id="a17") == 2
-        assert client.feedback(1, score_id="s") == 1
+        assert client.feedback(1, score_id="s", chosen="random", probability=0.1) == 1
+        assert client.feedback(1, score_id="s", withdrawn=True) == 1
         assert client.explain(ITEM).favoured == "negative"
         assert client.forget("a17").scores == 1
     bodies = [json.loads(asked.content) for asked in service.asked]
-    assert bodies == [{"label": "positive", "id": "a17"}, {"label": 1, "score_id": "s"}, {"item": ITEM}, {"id": "a17"}]
+    assert bodies == [{"label": "positive", "id": "a17"}, *({"label": 1, "score_id": "s"} | more for more in (
+        {"chosen": "random", "probability": 0.1}, {"withdrawn": True})), {"item": ITEM}, {"id": "a17"}]
 
 
 def test_a_stream_goes_in_pieces_and_keeps_its_order():

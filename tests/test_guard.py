@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from registry.export import build
 from serving import batcher, connections, following, launch, lingering, streaming
 from serving.access import SCOPES, issued, revoked, rotated
 from serving.app import make_app
-from serving.entry import PROBES, ROUTES, Asked, admitted, framed, is_loopback, key_of
-from serving.guard import Guard, Rules, without_timeout
+from serving.entry import PROBES, REVIEW, ROUTES, Asked, Visitor, admitted, framed, is_loopback, key_of
+from serving.guard import ADMITTED, Guard, Rules, without_timeout
 from serving.keyfile import API_KEYS, change_keys, keys_path
 from serving.rates import COUNTERS, Rates
 from serving.refusal import Refusal
@@ -48,6 +48,8 @@ MADE = {scope: issued(scope, [scope], datetime.now(UTC)) for scope in SCOPES}
 KEYS = {key: kept for kept, key in MADE.values()}
 KEY = {scope: {"Authorization": f"Bearer {key}"} for scope, (_, key) in MADE.items()}
 ASKED = sorted((method, path) for path, methods in ROUTES.items() for method in methods if path not in PROBES)
+STRANGERS = [(None, "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "10.0.0.8"), ("::", "::1"),
+             ("127.0.0.1", "proxy")]
 
 
 async def everything(scope, receive, send):
@@ -83,10 +85,9 @@ def test_every_route_of_the_app_is_in_the_table():
     assert routes <= {(method, path) for path, methods in ROUTES.items() for method in methods}
 
 
-@pytest.mark.parametrize(("method", "path"), ASKED)
+@pytest.mark.parametrize(("method", "path"), [each for each in ASKED if each[1] not in REVIEW])
 def test_no_route_is_answered_without_a_key(method, path):
-    for listens, client in [(None, "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "10.0.0.8"),
-                            ("::", "::1"), ("127.0.0.1", "proxy")]:
+    for listens, client in STRANGERS:
         response = ask(method, path, listens=listens, client=client)
         assert_refused(response, 401, "unauthorized")
         assert response.headers["www-authenticate"].startswith("Bearer")
@@ -99,13 +100,48 @@ def test_a_key_does_what_its_scope_says(method, path):
     needed = ROUTES[path][method]
     for scope in SCOPES:
         response = ask(method, path, headers=KEY[scope])
-        if scope in (needed, "admin"):
+        if scope == needed or (scope == "admin" and needed != "review"):
             assert response.json() == {"reached": path}
         else:
             assert_refused(response, 403, "forbidden")
             assert response.json()["error"]["message"] == f"this needs a key with the scope {needed}"
     assert ask(method, path, headers={"X-API-Key": MADE[needed][1]}).status_code == 200
-    assert ask(method, path, headers=KEY["admin"] | {"X-Forwarded-For": "1.1.1.1"}).status_code == 200
+    assert ask(method, path, headers=KEY[needed] | {"X-Forwarded-For": "1.1.1.1"}).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [each for each in ASKED if each[1] in REVIEW])
+def test_the_review_page_knows_who_comes_and_opens_itself_to_whom_it_wants(method, path):
+    seen = []
+
+    async def page(scope, receive, send):
+        seen.append(scope[ADMITTED])
+        await everything(scope, receive, send)
+
+    for listens, client in STRANGERS:
+        assert ask(method, path, app=page, listens=listens, client=client).status_code == 200
+        assert seen.pop() == Visitor() and Visitor().name is None
+    for headers in ({"X-Forwarded-For": "1.1.1.1"}, {"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert ask(method, path, app=page, listens="127.0.0.1", headers=LOCAL | headers).status_code == 200
+        assert seen.pop() == Visitor()
+    ask(method, path, app=page, listens="127.0.0.1")
+    local = seen.pop()
+    assert (local.name, local.trusted) == ("local", False)
+    ask(method, path, app=page, headers=KEY["review"])
+    reviewer = seen.pop()
+    assert (reviewer.name, reviewer.trusted) == ("review", True)
+    assert_refused(ask(method, path, headers={"X-API-Key": "wrong"}, listens="127.0.0.1"), 401, "unauthorized")
+    assert_refused(ask("DELETE", path), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", sorted(REVIEW))
+def test_errors_of_the_review_page_may_be_pages(path):
+    async def says(scope, receive, send):
+        await HTMLResponse("<p>no", 503)(scope, receive, send)
+
+    assert ask("GET" if "GET" in ROUTES[path] else "POST", path, app=says).text == "<p>no"
+    assert_refused(ask("GET", "/version", app=says, headers=KEY["read"]), 503, "unavailable")
+    policy = ask("GET", "/review", app=says).headers["content-security-policy"]
+    assert "unsafe" not in policy and "default-src 'none'" in policy and "form-action 'self'" in policy
 
 
 @pytest.mark.parametrize("probe", sorted(PROBES))
@@ -169,7 +205,7 @@ def test_whatever_is_asked_is_refused_or_let_in(method, path, client, listens, h
         admitted(asked, listens, KEYS.get)
     except Refusal as refusal:
         status = refusal.status
-    assert status in (401, 403, 404, 405) or (method in ("GET", "HEAD", "OPTIONS") and path in PROBES)
+    assert status in (401, 403, 404, 405) or (method in ("GET", "HEAD", "OPTIONS") and path in PROBES) or path in REVIEW
 
 
 @pytest.mark.parametrize(("address", "is_it"), [
@@ -462,6 +498,11 @@ def test_a_served_bento_answers_no_route_without_a_key(served):
             if path in PROBES:
                 assert response.status_code == {"GET": 200, "HEAD": 200, "OPTIONS": 204}.get(method, 405)
                 continue
+            if path in REVIEW:
+                here = method in ROUTES[path] or (method == "HEAD" and "GET" in ROUTES[path])
+                expected = {"/review": (401,), "/review/plot.svg": (401,)}.get(path, (415,))
+                assert response.status_code in ((204,) if method == "OPTIONS" else expected if here else (405,))
+                continue
             assert response.status_code in (401, 429)  # so many failures of one address are told so
             if method != "HEAD":
                 assert response.json()["error"]["type"] in ("unauthorized", "too_many_requests")
@@ -494,7 +535,7 @@ def test_keys_of_a_served_bento_change_while_it_runs(served):
     assert status(keys["score"]) == status(fresh["key"]) == 400  # both are let in
     assert status(keys["feedback"], "/feedback") in (401, 429)
     log = "".join(file.read_text() for file in (state.home / "logs").iterdir())
-    assert "the API keys were read again: 5" in log
+    assert f"the API keys were read again: {len(SCOPES) + 1}" in log
     assert not any(key[20:] in log for key in [*keys.values(), *fresh.values()])
 
 
@@ -544,7 +585,7 @@ def test_keys_may_be_needed_always(bundled, monkeypatch, tmp_path):
     assert Rules.from_environment(environment).listens == "127.0.0.1"
     rules = Rules.from_environment(environment | {"POLARSCORE_SERVICE": str(named)})
     asked = Asked("GET", "/version", Headers({"host": "127.0.0.1"}), "127.0.0.1")
-    assert admitted(asked, "127.0.0.1", rules.find) is None
+    assert admitted(asked, "127.0.0.1", rules.find) == Visitor(local=True)
     with pytest.raises(Refusal) as refusal:
         admitted(asked, rules.listens, rules.find)
     assert refusal.value.status == 401
