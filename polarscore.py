@@ -281,17 +281,24 @@ def feedback(
     file: Annotated[Path, typer.Argument(
         metavar="FILE", help="Rows of score_id or id, and label: .jsonl, .csv, .parquet.")],
     model: Annotated[str | None, typer.Option("--model", help="A name: look ids up among its scores only.")] = None,
+    chosen: Annotated[str | None, typer.Option(
+        help="How the answers came to be checked, where the file has no such column: all, random, risk, whim or "
+             "unknown. Answers that monitor sample drew are known by themselves.")] = None,
+    probability: Annotated[float | None, typer.Option(
+        help="With which each was chosen, likewise; random needs it.")] = None,
+    reviewer: Annotated[str | None, typer.Option(help="Who checked them, likewise.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Join what people found out later to the scored answers.
 
-    If one row is at fault, none counts.
+    If one row is at fault, none counts. Rows without a label yet are left out.
     """
     from monitoring.feedback import read_feedback
     from monitoring.store import Store
     from registry.versions import model_name
 
-    rows = read_feedback(file)
+    rows = read_feedback(file, reviewer, chosen, probability, blank=lambda n: err.print(
+        f"{n} row{'s' * (n != 1)} without a label left out", highlight=False))
     with Store(State.from_environment().prepare().database_url) as store:
         labelled = store.add_feedback(rows, model_name(model) if model else None)
     if as_json:
