@@ -41,7 +41,7 @@ class Drawing:
         query = sa.select(*columns).where(*self._open(), SCORES.c.created_at <= until)
         if since is not None:
             query = query.where(SCORES.c.created_at >= since)
-        rows = fetch(self._connection, query.order_by(SCORES.c.created_at, SCORES.c.score_id))
+        rows = _ties_by_id(fetch(self._connection, query.order_by(SCORES.c.created_at)))
         drawn = self._connection.execute(_drawn_of(self._model, DRAWN.c.score_id).distinct()).scalars().all()
         ids, spoken = pd.Index(rows["score_id"]), spoken_of(self._connection)
         return rows.assign(drawn=pd.Index(drawn).get_indexer(ids) >= 0, label=pd.Index(spoken).get_indexer(ids) >= 0)
@@ -122,3 +122,13 @@ def _drawn_of(model: str, *columns: sa.Column[Any]) -> sa.Select[Any]:
 
 def _twice(score_ids: Sequence[str]) -> list[str]:
     return [] if len(set(score_ids)) == len(score_ids) else [min(s for s in score_ids if score_ids.count(s) > 1)]
+
+
+def _ties_by_id(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of `created_at`, those of one moment by their score_id: quicker than to have all sorted so."""
+    tied = np.flatnonzero(rows["created_at"].duplicated(keep=False))
+    if len(tied):
+        order, some = np.arange(len(rows)), rows.iloc[tied]
+        order[tied] = tied[np.lexsort((some["score_id"].to_numpy(str), some["created_at"].to_numpy()))]
+        rows = rows.take(order).reset_index(drop=True)
+    return rows

@@ -6,11 +6,13 @@ version's own threshold holds again.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from registry.chain import Entry
 from registry.stages import THRESHOLD
 from training.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from registry.chain import Entry  # it brings SQLAlchemy, which a command that prints its help need not load
 
 LOWERED, LIFTED = "lowered", "lifted"
 UNCHANGED, NOTHING = math.inf, -math.inf
@@ -23,7 +25,7 @@ def gate(before: float, to: float) -> dict[str, Any]:
             "candidate": to if math.isfinite(to) else None, "champion": before if math.isfinite(before) else None}
 
 
-def limit_of(entry: Entry | None) -> float:
+def limit_of(entry: "Entry | None") -> float:
     """The highest risk that may be accepted, whatever else would be: `UNCHANGED` without an entry, or a risk.
 
     Raises:
@@ -46,7 +48,7 @@ def limit_of(entry: Entry | None) -> float:
     return limit
 
 
-def words(entry: Entry) -> str:
+def words(entry: "Entry") -> str:
     """What happened, in a few words."""
     limit, before = limit_of(entry), entry.gates[0].get("champion")
     if limit == UNCHANGED:
