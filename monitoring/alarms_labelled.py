@@ -169,7 +169,7 @@ def _judge(
         reason = f"{facts}: more than chance explains, and less than the {tolerance:.1%} that matter"
         return _noted(replace(quiet, size=size, low=low, high=high, reason=reason), labels)
     said = words[side] if side else FLATTER if bets.slope[bet] < 1 else STEEPER
-    reason = f"since {since:%Y-%m-%d %H:%M} {facts}: {said}, more than chance explains"
+    reason = f"since {since:%Y-%m-%d %H:%M} UTC {facts}: {said}, more than chance explains"
     return _noted(replace(quiet, state="alarm", since=since, noticed=noticed, size=size, low=low, high=high,
                           reason=reason), labels)
 

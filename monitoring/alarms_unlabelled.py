@@ -136,7 +136,7 @@ def _judge(
     facts = "; ".join(_said(stream, since) for stream in strongest)
     return Alarm(name, "alarm", moments[since], size(added(blocks[since:])), noticed=moments[watch.noticed], n=n,
                  sure=watch.sure, smallest=watch.smallest(),
-                 reason=f"since {moments[since]:%Y-%m-%d %H:%M} {facts}: more than chance and a change of "
+                 reason=f"since {moments[since]:%Y-%m-%d %H:%M} UTC {facts}: more than chance and a change of "
                         f"{settings.share:.0%} explain")
 
 

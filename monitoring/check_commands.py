@@ -9,7 +9,7 @@ import typer
 
 from registry.naming import WhoOption, user
 from training.errors import CheckFailed, InputError
-from training.printing import AsJson, columns, err, moment, out, print_json, say
+from training.printing import AsJson, columns, err, out, print_json, say
 from training.state import State
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def check(
     else:
         table = columns("alarm", "state", "why")
         for alarm in seen.alarms:
-            since = "" if alarm.since is None else f"since {moment(alarm.since)} UTC: "
-            table.add_row(alarm.name, alarm.state, since + alarm.reason)
+            table.add_row(alarm.name, alarm.state, alarm.reason)
         out.print(table)
         if seen.acted:
             say(f"{'done' if seen.acted.done else 'nothing done'}: {seen.acted.words}")

@@ -117,7 +117,7 @@ def test_what_is_printed():
 def test_calibration_tells_more_errors_from_fewer(error, size, words):
     alarm = verdict("calibration", labelled(error=error))
     assert (alarm.state, alarm.size) == ("alarm", pytest.approx(size))
-    assert alarm.reason == f"since 2025-03-01 00:00 {words}, more than chance explains"
+    assert alarm.reason == f"since 2025-03-01 00:00 UTC {words}, more than chance explains"
     assert alarm.low <= size <= alarm.high and alarm.low * alarm.high > 0  # 0 is out
     assert alarm.sure > 0.999 and alarm.noticed > alarm.since
 
