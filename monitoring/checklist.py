@@ -58,7 +58,7 @@ def _draft(path: Path | None) -> Iterator[Path | None]:
         yield draft
     except _OutOfPlace:
         raise
-    except BaseException:
+    except BaseException:  # an interruption, too, leaves no draft behind
         with suppress(OSError):
             if draft:
                 draft.unlink(missing_ok=True)

@@ -141,7 +141,7 @@ def _unreadable(workspace: Path, pattern: str, read: Callable[[Any], Any]) -> li
             continue
         try:
             read(json.loads(file.read_text(encoding="utf-8")))
-        except Exception:
+        except Exception:  # as in `keep`: what Evidently makes of files that another version wrote, or are damaged
             found.append(file)
     return found
 

@@ -5,6 +5,7 @@ import pytest
 from cryptography.fernet import Fernet
 from hypothesis import settings
 
+from monitoring.store import Store
 from tests import servers
 from training import state
 
@@ -20,6 +21,14 @@ def bench():
     if not BENCH.is_dir():
         pytest.skip(f"the benchmark is not at {BENCH}")
     return BENCH
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path):
+    """A prediction store, on each kind of database."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else f"sqlite:///{tmp_path}/store.db"
+    with Store(url) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -34,13 +34,6 @@ def scored(number, at=0, **changes):
     return ScoredAnswer(**values | changes)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request, tmp_path):
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else f"sqlite:///{tmp_path}/store.db"
-    with Store(url) as opened:
-        yield opened
-
-
 @pytest.fixture
 def plain(tmp_path):
     """A store on SQLite, for what does not depend on the database."""

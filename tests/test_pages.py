@@ -17,7 +17,7 @@ from filelock import FileLock
 from monitoring import pages
 from monitoring.drift import write_report
 from monitoring.figures import TOOLS, over_time_figure, paired_bars, reliability_figure
-from monitoring.pages import KINDS, MEASURED, Pages, set_aside
+from monitoring.pages import KINDS, MEASURED, Pages, import_evidently, set_aside
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,6 +85,7 @@ def test_plots_of_before_are_replaced_and_those_of_others_stay(kept, tmp_path):
 
 
 def test_on_a_full_disk_the_files_are_written_and_nothing_is_lost_or_left_half(tmp_path, monkeypatch):
+    import_evidently()  # without the warnings of its own imports
     from evidently.ui.storage.local.base import LocalState
 
     def full(self, project_id, snapshot_id, snapshot):

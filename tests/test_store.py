@@ -29,13 +29,6 @@ def scored(item: str, *, at: int = 0, answer: str | None = "spam", **changes) ->
     return ScoredAnswer(**values | changes)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request, tmp_path):
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else f"sqlite:///{tmp_path}/store.db"
-    with Store(url) as opened:
-        yield opened
-
-
 def test_what_goes_in_comes_out_in_the_order_of_scoring(store):
     rows = [scored("b", at=2), scored("a", at=1, answer=None), scored("c", at=3, votes={})]
     store.add_scores(rows)
