@@ -60,5 +60,6 @@ def learn(
         pareto_weights=dict(pareto_weights), sharpness=power, data_digest=table.digest,
         sources_digest=hashlib.sha256(task.sources_path.read_bytes()).hexdigest()
         if functions and task.sources_path else None,
+        ask=task.ask,
     )
     return fitted, RiskModel(spec, harmonizer, worth, functions)

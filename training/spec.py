@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from training.asking import Ask
 from training.audit_result import Guarantee, Recalibration
 from training.errors import InputError
 from training.task import Columns, Source, describe
@@ -35,7 +36,7 @@ class Spec(BaseModel):
     stored_sources: how many of the sources, the first ones, have their votes in the data; the others are
     labelling functions. sharpness: the power of the harmonizer's beliefs (`training.risk`). sources_digest: SHA-256 of
     `sources.py`, None where the version has none. recalibration, guarantee: what an audit left; the threshold is one
-    of the recalibrated risk.
+    of the recalibrated risk. ask: how the LLM is asked, for whoever asks it again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +56,7 @@ class Spec(BaseModel):
     sources_digest: str | None = None
     recalibration: Recalibration = Recalibration()
     guarantee: Guarantee | None = None
+    ask: Ask | None = None
 
 
 def load_spec(path: Path) -> Spec:

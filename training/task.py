@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from training.asking import Ask
 from training.errors import InputError
 
 ABSTAIN = -1
@@ -49,6 +50,8 @@ class Columns(_Frozen):
     """`[data]`: the data file and which of its columns means what. None: the data has no such column.
 
     confidence: the LLM's own in its answer, 0 to 1; used by the benchmark alone, and only if the data has it.
+    followup: what the LLM said when it was asked again, `{way: {"label": class, "raw": what it wrote}}` or
+    `{way: class}`; used by `polarscore correct` alone, and only if the data has it.
     """
 
     path: Name
@@ -60,6 +63,7 @@ class Columns(_Frozen):
     response: str | None = None
     votes: str = "votes"
     confidence: str = "llm_confidence"
+    followup: str = "followup"
     label: str | None = None
 
 
@@ -73,11 +77,12 @@ class Header(_Frozen):
 
 
 class Task(_Frozen):
-    """Everything `task.toml` says, and the folder it stands in. Immutable."""
+    """Everything `task.toml` says, and the folder it stands in. Immutable. ask: how the LLM is asked, if it says so."""
 
     folder: Path
     task: Header
     data: Columns
+    ask: Ask | None = None
     about: dict[str, Any] = {}
     sources: tuple[Source, ...] = ()
 
@@ -108,6 +113,9 @@ class Task(_Frozen):
         _refuse_repeats("sources", [LLM, *(source.name for source in self.sources)])
         if len(self.classes) < 2:
             raise ValueError(f"[task] classes should name at least two classes. Found {len(self.classes)}")
+        if self.ask:
+            self.ask.check(self.classes)
+            _refuse_repeats("sources", [LLM, *(s.name for s in self.sources), *(s.name for s in self.ask.sources)])
         return self
 
 

@@ -1,0 +1,1 @@
+"""Asking again: which answers, with what evidence, what to keep, and whether it helped."""

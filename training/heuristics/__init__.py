@@ -1,0 +1,1 @@
+"""Sources that write themselves, from a few labels."""
