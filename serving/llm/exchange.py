@@ -5,8 +5,8 @@ from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
 FailureKind = Literal["too_long", "rejected", "malformed", "timeout", "server", "budget"]
-"""Why there is no reply: the prompt is beyond the context; the server refuses it; what it sends is no completion, or
-half of one; it takes too long; it fails or is overloaded, however often it is tried; the budget is spent, so that
+"""Why there is no reply: the prompt is beyond the context; the server refuses it; what it sends is no completion;
+it takes too long; it fails, breaks off or is overloaded, however often it is tried; the budget is spent, so that
 nobody asked."""
 
 

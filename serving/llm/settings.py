@@ -5,6 +5,7 @@
     [endpoints.local]
     url = "http://127.0.0.1:8080/v1"
     model = "smollm2"
+    version = "Q8_0"              # yours: another one when the model behind that name changes, so that it is asked anew
 
     [endpoints.cloud]
     url = "https://api.example.com/v1"
@@ -44,9 +45,10 @@ class Endpoint(_Section):
     """One endpoint that speaks the protocol of OpenAI's chat completions. url: up to and with `/v1`.
 
     key: the name of the environment variable with the secret; None: it needs none. allow: texts may leave this machine
-    for it; not needed on loopback. in_flight: requests at a time, at most. timeout_s: of one request. retries: of one
-    request that is refused for now, or fails. price_in, price_out: of a million tokens. family: of the sources made
-    with it; by default the model's name.
+    for it; not needed on loopback. version: of what stands behind the model's name; replies to another are not used.
+    in_flight: requests at a time, at most. timeout_s: of one request. retries: of one request that is refused for now,
+    or fails. price_in, price_out: of a million tokens. family: of the sources made with it; by default the model's
+    name.
     """
 
     name: str = ""
@@ -54,6 +56,7 @@ class Endpoint(_Section):
     model: Annotated[str, Field(min_length=1)]
     key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     allow: bool = False
+    version: str = ""
     in_flight: Annotated[int, Field(ge=1, le=1024)] = 16
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
     retries: Annotated[int, Field(ge=0, le=100)] = 8
@@ -64,9 +67,15 @@ class Endpoint(_Section):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        try:
+            parts = urlsplit(url)
+            named = (parts.hostname or "").encode("idna").decode("idna") and parts.port != 0
+        except ValueError:
+            raise ValueError("should be a URL with a host's name in ASCII and, if any, a port up to 65535") from None
+        if parts.scheme not in ("http", "https") or not named or parts.username or parts.password:
             raise ValueError("should be a URL that begins with http:// or https://, without a user or a password")
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("should be a URL in ASCII, without spaces")
         if parts.query or parts.fragment:
             raise ValueError("should end with its path, as in https://api.example.com/v1")
         return url.rstrip("/")
