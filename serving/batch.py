@@ -1,7 +1,6 @@
 """Scoring in batch: a task or a file of rows to a file of risks, each kept in the prediction store if wanted."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,9 +10,9 @@ import pandas as pd
 
 from monitoring.store import ScoredAnswer, Store
 from registry.versions import Versions
+from serving.target import check_target, draft_of
 from training.embeddings import text_keys
 from training.encoder import default_spec, passages
-from training.errors import InputError
 from training.job import embeddings
 from training.model import Scores, load
 from training.rows import read_rows
@@ -21,8 +20,6 @@ from training.scoring import fitted, rows_of, score_table, scores_frame
 from training.state import State
 from training.table import Table, read_table
 from training.task import read_task
-
-FORMATS = (".parquet", ".jsonl", ".jsonl.gz")
 
 
 def score_batch(state: State, what: Path, model: str, target: Path, keep: bool) -> dict[str, Any]:
@@ -33,12 +30,7 @@ def score_batch(state: State, what: Path, model: str, target: Path, keep: bool) 
     Raises:
         InputError: the rows, the version or the target is at fault; nothing is written then.
     """
-    if not target.name.endswith(FORMATS):
-        raise InputError(f"--out {target} should end in {', '.join(FORMATS)}.")
-    if target.is_dir():
-        raise InputError(f"--out {target} is a folder. Name a file.")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"--out {target}: there is no folder {target.absolute().parent}.")
+    check_target("--out", target)
     versions = Versions(state)
     version = versions.get(model)
     riskmodel = load(versions.folder(version))
@@ -48,7 +40,7 @@ def score_batch(state: State, what: Path, model: str, target: Path, keep: bool) 
     frame = scores_frame(table, scores).assign(version=version.version)
     if keep:
         frame.insert(0, "score_id", [uuid4().hex for _ in range(len(frame))])
-    draft = _write(frame, target)
+    draft = draft_of(frame, target)
     try:
         if keep:
             with Store(state.database_url) as store:
@@ -59,22 +51,6 @@ def score_batch(state: State, what: Path, model: str, target: Path, keep: bool) 
     told = frame["risk"].dropna()
     return {"model": version.model, "version": version.version, "n": len(frame), "out": str(target),
             "mean_risk": float(told.mean()) if len(told) else None}
-
-
-def _write(frame: pd.DataFrame, target: Path) -> Path:
-    try:
-        handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
-        os.close(handle)
-        draft = Path(name)
-        draft.chmod(0o644)
-        if target.name.endswith(".parquet"):
-            frame.to_parquet(draft, index=False)
-        else:
-            frame.to_json(draft, orient="records", lines=True, force_ascii=False, double_precision=15,
-                          compression="gzip" if target.name.endswith(".gz") else None)
-    except OSError as error:
-        raise InputError(f"--out {target} cannot be written: {error.strerror}.") from None
-    return draft
 
 
 def _kept(frame: pd.DataFrame, table: Table, scores: Scores, name: str) -> list[ScoredAnswer]:

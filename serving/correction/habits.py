@@ -12,10 +12,10 @@ class, p, before the new answer is looked at: counts weighed by p, shrunk toward
 of five and two wrong ones, mends two, and changes one to something else. The new answer is then evidence,
 p'[t] ∝ p[t] · P(f | t).
 
-The first answer stands unless  p'[f] ≥ M · p'[a],  with  M = 2 · max(1, odds(q) / odds(q')),  q and q' being the mean
+The first answer stands unless  p'[f] ≥ M · p'[a],  with  M = 2 · max(1, odds(q) / odds(q'))²,  q and q' being the mean
 probability that a first and a new answer are right: an LLM whose new answers are worse than its first ones has to
-argue better for them. The risks may be off, and by as much for all answers: then a narrow majority for a change is
-none.
+argue better for them, and squared, since the risks that say by how much may be off by the same for all answers. For
+that a narrow majority for a change is none: the 2.
 """
 
 from dataclasses import dataclass
@@ -42,11 +42,6 @@ class Habits:
     stubborn: float
     shares: np.ndarray
     asked: int
-
-
-def presumed(classes: int) -> Habits:
-    """What is presumed before anything was asked again."""
-    return learn(np.empty((0, classes)), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 def learn(probabilities: np.ndarray, first: np.ndarray, again: np.ndarray) -> Habits:
@@ -109,7 +104,7 @@ def margin_of(habits: Habits, probabilities: np.ndarray, first: np.ndarray, leas
         return least
     q = float(right.mean())
     q_again = float((right * habits.kept + (1 - right) * habits.mended).mean())
-    return least * max(1.0, _odds(q) / _odds(q_again))
+    return least * max(1.0, _odds(q) / _odds(q_again)) ** 2
 
 
 def kept(weighed: np.ndarray, first: np.ndarray, again: np.ndarray, margin: float) -> np.ndarray:
