@@ -15,13 +15,17 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from training.errors import InputError
 
-Scope = Literal["score", "feedback", "review", "read", "admin"]
-SCOPES: tuple[Scope, ...] = ("score", "feedback", "review", "read", "admin")
+Scope = Literal["score", "correct", "feedback", "review", "read", "admin"]
+SCOPES: tuple[Scope, ...] = ("score", "correct", "feedback", "review", "read", "admin")
 """score: ask for risks and explanations. feedback: give it. read: see what the service is. admin: these, and erase.
 
-review: see answers on the review page, texts among them, and label them; what such a key says is trusted. It stands for
-a person, so `admin` does not hold it: a key that is to have both is made with both.
+review: see answers on the review page, texts among them, and label them; what such a key says is trusted. correct: have
+the LLM asked again, which sends texts to it and may cost money. `admin` holds neither of these two, of which one stands
+for a person and the other spends: a key that is to have them, too, is made with them.
 """
+
+APART = frozenset[Scope](("review", "correct"))
+"""What `admin` does not hold."""
 
 PREFIX, ID_DIGITS, LONGEST = "ps_", 16, 128
 GRACE_H = 24.0
@@ -49,7 +53,7 @@ class ApiKey(BaseModel):
 
     def allows(self, scope: Scope) -> bool:
         """Whether it may do what needs that scope."""
-        return scope in self.scopes or (scope != "review" and "admin" in self.scopes)
+        return scope in self.scopes or (scope not in APART and "admin" in self.scopes)
 
     def state(self, now: datetime) -> str:
         """`usable`, `expired` or `revoked`."""

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from serving import schema
 from serving.bodies import JSON, LINES, Bodies, kind_of
 from serving.config import ServiceConfig
+from serving.correcting import Corrector, not_configured
 from serving.entry import Asked, Visitor, heard_on, is_loopback
 from serving.guard import ADMITTED, REQUEST_ID
 from serving.openapi import PAGE, openapi
@@ -43,8 +44,12 @@ Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 def make_app() -> Starlette:
-    """The app; it answers once `app.state` has a `desk`, a `batcher` and, if not the default one, a `config`."""
+    """The app; it answers once `app.state` has a `desk`, a `batcher` and, if not the default one, a `config`.
+
+    It corrects once it has a `corrector`, too.
+    """
     bodies, preparing = Bodies(), Threads(PREPARING, most=4_096)
+    waiting = Bodies()  # for an LLM, however long that takes; those of `/score` have their own room
     streams = Streams()
     database, explaining = Threads(FOR_DATABASE, WAITING), Threads(FOR_EXPLAINING, WAITING)
 
@@ -60,6 +65,19 @@ def make_app() -> Starlette:
             async with bodies.body(request, limits) as body:
                 scoring.admitted()  # others may have come while it was read
                 return _json(await while_there(request, scoring.whole(body)))
+
+    async def correct(request: Request) -> Response:
+        state, limits = request.app.state, request.app.state.config.limits
+        kind_of(request, JSON)
+        corrector: Corrector | None = state.corrector
+        if corrector is None:
+            raise not_configured()
+        corrector.questions.admit()
+        scoring = Scoring(state.desk, state.batcher, preparing, limits)
+        with scoring.admitted():
+            async with waiting.body(request, limits) as body:
+                scoring.admitted()
+                return _json(await while_there(request, corrector.corrected(scoring, body)))
 
     async def asked(
         request: Request, kind: type[schema.Request], threads: Threads,
@@ -79,7 +97,11 @@ def make_app() -> Starlette:
         return await asked(request, schema.ExplainRequest, explaining, lambda desk, each: desk.explain(each.item))
 
     async def forget(request: Request) -> Response:
-        return await asked(request, schema.ForgetRequest, database, lambda desk, each: desk.forget(each.id))
+        try:
+            return await asked(request, schema.ForgetRequest, database, lambda desk, each: desk.forget(each.id))
+        finally:  # a reply may quote a text of which nothing else is kept, or not yet
+            if request.app.state.corrector:
+                request.app.state.corrector.forget()
 
     async def version(request: Request) -> Response:
         return _json(request.app.state.desk.version())
@@ -87,12 +109,14 @@ def make_app() -> Starlette:
     async def docs(request: Request) -> Response:
         state = request.app.state
         keys = not is_loopback(heard_on(state.config.keys, os.environ))
-        return JSONResponse(openapi(state.desk.version(), state.config.limits, keys))
+        asks = state.config.correction
+        most = asks.items if asks else state.config.limits.items
+        return JSONResponse(openapi(state.desk.version(), state.config.limits, keys, most))
 
     async def page(request: Request) -> Response:
         return HTMLResponse(PAGE)
 
-    posts = {"/score": score, "/feedback": feedback, "/explain": explain, "/forget": forget}
+    posts = {"/score": score, "/correct": correct, "/feedback": feedback, "/explain": explain, "/forget": forget}
     gets = {"/version": version, "/docs.json": docs, "/": page}
     app = Starlette(
         routes=[*(Route(path, _guarded(endpoint), methods=[method])
@@ -100,7 +124,7 @@ def make_app() -> Starlette:
                 *review_routes(bodies, _guarded, refused)],
         exception_handlers={HTTPException: _no_such_thing},
     )
-    app.state.config = ServiceConfig()
+    app.state.config, app.state.corrector = ServiceConfig(), None
     return app
 
 
@@ -112,7 +136,7 @@ def room(app: Starlette, asked: Asked) -> None:
     """
     batcher = getattr(app.state, "batcher", None)
     lines = asked.headers.get("content-type", "").startswith(LINES)  # which wait
-    if batcher and (asked.method, asked.path) == ("POST", "/score") and not lines:
+    if batcher and asked.method == "POST" and asked.path in ("/score", "/correct") and not lines:
         batcher.admit()
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from serving.refusal import Error
 from serving.schema import (
     Chosen,
+    CorrectResponse,
     ExplainResponse,
     FeedbackResponse,
     ForgetResponse,
@@ -32,6 +33,7 @@ from training.errors import PolarscoreError
 KEY = "POLARSCORE_API_KEY"
 LINES = "application/x-ndjson"
 BUSY = (429, 503)  # worth asking again
+CORRECT_S = 150.0  # a service may give an LLM 100, and has to score
 FIRST_S = 0.25  # how long to wait where the service does not say, doubling each time
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -59,13 +61,13 @@ class Client:
         """Connect to nothing yet.
 
         key: an API key; by default what the variable POLARSCORE_API_KEY holds, if anything. timeout: seconds without
-        a sign of the service. patience: seconds to wait in all, for one call, while the service says that it is busy.
-        transport: how requests travel.
+        a sign of the service; `CORRECT_S` at least where it asks an LLM. patience: seconds to wait in all, for one
+        call, while the service says that it is busy. transport: how requests travel.
         """
         key = key or os.environ.get(KEY)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
-        self._patience, self._sleep = patience, sleep
+        self._timeout, self._patience, self._sleep = timeout, patience, sleep
 
     def score(self, items: Sequence[Item | Mapping[str, Any]]) -> ScoreResponse:
         """Score answers.
@@ -74,6 +76,18 @@ class Client:
             ServiceError: the service refuses, fails, or cannot be reached.
         """
         return self._ask("POST", "/score", ScoreResponse, {"items": [_plain(item) for item in items]})
+
+    def correct(self, items: Sequence[Item | Mapping[str, Any]]) -> CorrectResponse:
+        """Score answers, and have the LLM answer again where that is worth it; the better answer is kept.
+
+        It takes as long as the LLM does, by default up to 30 seconds, and at most about 100. It needs a key with the
+        scope `correct`.
+
+        Raises:
+            ServiceError: the service refuses, is not set up to ask an LLM, fails, or cannot be reached.
+        """
+        return self._ask("POST", "/correct", CorrectResponse, {"items": [_plain(item) for item in items]},
+                         timeout=max(self._timeout, CORRECT_S))
 
     def stream(self, items: Iterable[Item | Mapping[str, Any]], at_once: int = 256) -> Iterator[Score | ServiceError]:
         """Score any number of answers as JSON Lines: for each item in turn its score, or why it has none.
@@ -144,10 +158,10 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, method: str, path: str, gives: type[Answer], body: Any = None) -> Answer:
+    def _ask(self, method: str, path: str, gives: type[Answer], body: Any = None, **how: float) -> Answer:
         content = {} if body is None else {"content": json.dumps(body, allow_nan=False).encode(),
                                            "headers": {"content-type": "application/json"}}
-        response = self._send(method, path, **content)
+        response = self._send(method, path, **content, **how)
         try:
             return gives.model_validate_json(response.content)
         except ValidationError:

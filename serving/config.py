@@ -8,9 +8,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.errors import InputError
 from training.task import describe
@@ -86,10 +86,54 @@ class Beside(_Section):
     percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
 
 
+class Correction(_Section):
+    """How the LLM is asked again. habits: the file that `polarscore correct --habits` wrote of it.
+
+    endpoint: by its name in the settings of the LLM; None: their default. llm: the file of these settings; None: the
+    state's own (`serving.llm.settings`). way: `explain`, with the evidence of the sources that voted, or `reask`,
+    whether it is sure. items: of a request. seconds: for all questions of a request. least_gain: ask only where the
+    answer that is kept is expected to be likelier to be right by more than that. accept: whether answers that were
+    asked about may be accepted, which no audit vouches for. tokens, money: that all questions since the start may take;
+    None: any amount.
+    """
+
+    habits: Path
+    endpoint: str | None = None
+    llm: Path | None = None
+    way: Literal["explain", "reask"] = "explain"
+    items: Annotated[int, Field(gt=0, le=1_000)] = 50
+    seconds: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 30.0
+    least_gain: Probability = 0.01
+    accept: bool = False
+    tokens: Annotated[int, Field(ge=0)] | None = None
+    money: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _habits_are_learned_first(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "habits" not in given:
+            raise ValueError("the key 'habits' is missing. What asking this LLM again does has to be learned first: "
+                             "polarscore correct TASK_DIR --model … --habits FILE writes that file")
+        return given
+
+    @field_validator("way", mode="before")
+    @classmethod
+    def _similar_rows_are_not_kept(cls, way: Any) -> Any:
+        if way == "similar":
+            raise ValueError("the service keeps no texts that it could show as similar ones. "
+                             "Choose explain or reask, or run polarscore correct --way similar")
+        return way
+
+    def below(self, folder: Path) -> "Correction":
+        """The same, its files being named from a folder on."""
+        return self.model_copy(update={"llm": self.llm and folder / self.llm, "habits": folder / self.habits})
+
+
 class ServiceConfig(_Section):
     """All of it. source_seconds: what a source may take for one text before it counts as abstaining.
 
-    keys: who needs an API key, those from beyond this machine or everybody (`serving.entry`).
+    keys: who needs an API key, those from beyond this machine or everybody (`serving.entry`). correction: None: nobody
+    is asked again, and nothing ever calls out.
     """
 
     limits: Limits = Limits()
@@ -97,12 +141,13 @@ class ServiceConfig(_Section):
     keeping: Keeping = Keeping()
     thresholds: Thresholds = Thresholds()
     beside: Beside = Beside()
+    correction: Correction | None = None
     source_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
     keys: Literal["beyond loopback", "always"] = "beyond loopback"
 
 
 def read_config(path: Path) -> ServiceConfig:
-    """The configuration that a file holds.
+    """The configuration that a file holds; the files that it names lie beside it, unless their paths are absolute.
 
     Raises:
         InputError: it cannot be read, is no TOML, or has an unknown key or a value that is none.
@@ -114,9 +159,11 @@ def read_config(path: Path) -> ServiceConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}.") from None
     try:
-        return ServiceConfig(**content)
+        config = ServiceConfig(**content)
     except ValidationError as error:
         raise InputError(f"{path}: {describe(error)}.") from None
+    asks = config.correction
+    return config.model_copy(update={"correction": asks and asks.below(path.absolute().parent)})
 
 
 def config_from(environment: Mapping[str, str] = os.environ) -> ServiceConfig:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -147,6 +147,19 @@ class Desk:
                 part.scorer.remember([part.prepared])
         except Exception as error:  # the scores are kept, and so they are given all the same
             LOG.error("%s while scores were counted; /metrics lacks them", type(error).__name__)
+
+    def keep(self, told: Told, decided: Callable[[Told, Mapping[str, Policy]], Told]) -> ScoreResponse:
+        """Keep what was said of a request of which nothing is kept yet, and give it.
+
+        decided: what is to be done with its answers, by the policies as they are now, by version.
+
+        Raises:
+            Refusal: it cannot be kept.
+        """
+        versions = [scorer for scorer in (told.lineup.first, told.lineup.second) if scorer]
+        told = decided(told, {scorer.version: self._policy(scorer) for scorer in versions})
+        self._keep([told])
+        return self._response(told)
 
     def score(self, items: Sequence[Item]) -> ScoreResponse:
         """`prepare`, then `finish`."""

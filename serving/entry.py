@@ -33,6 +33,7 @@ PROBES = frozenset({"/livez", "/readyz", "/healthz"})
 ROUTES: dict[str, dict[str, Scope]] = {
     "/score": {"POST": "score"},
     "/explain": {"POST": "score"},
+    "/correct": {"POST": "correct"},
     "/feedback": {"POST": "feedback"},
     "/forget": {"POST": "admin"},
     "/review": {"GET": "review"},

@@ -35,6 +35,15 @@ class Examples:
         """An answer of `/score`."""
         return {"scores": [self.score()], **self._who(), "beside": None}
 
+    def corrections(self) -> dict[str, Any]:
+        """An answer of `/correct`."""
+        first, last = self._version.classes[0], self._version.classes[-1]
+        asked = {"asked": True, "way": "explain", "first_answer": first, "first_risk": 0.45, "new_answer": last,
+                 "new_risk": 0.08, "kept": "new", "abstained": None}
+        return {"scores": [self.score() | {"risk": 0.08, "decision": "review", "answer": last} | asked], **self._who(),
+                "beside": None, "asked": 1, "changed": 1, "abstained": {}, "margin": 2.0,
+                "took": {"cached": 0, "tokens_in": 212, "tokens_out": 2, "money": 0.000033}}
+
     def explanation(self) -> dict[str, Any]:
         """An answer of `/explain`."""
         classes = self._version.classes

@@ -23,7 +23,8 @@ def _create(
     name: Name,
     scopes: Annotated[list[str] | None, typer.Option(
         "--scope", metavar="SCOPE", help="What it is good for: score, feedback, read, admin, which is these and to "
-                                         "erase, or review, which is a person's; may be given several times.")] = None,
+                                         "erase, correct, which has the LLM asked again, or review, which is a "
+                                         "person's; may be given several times.")] = None,
     days: Annotated[float | None, typer.Option(
         "--days", min=0, max=MOST_DAYS, metavar="N", help="Good for so long; default: until it is revoked.")] = None,
     as_json: AsJson = False,

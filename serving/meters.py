@@ -1,13 +1,16 @@
-"""What `/metrics` tells beside BentoML's own: the risks given, decisions, labels, failures, what waits to be kept."""
+"""What `/metrics` tells beside BentoML's own: of scores, labels, what waits to be kept, and of asking an LLM again."""
 
 import threading
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from serving.llm.usage import Usage
+
 EVERY_S = 5.0
+SECONDS = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60]
 RISK_BUCKETS = [step / 20 for step in range(1, 21)]
 _VERSION = ["model", "version"]
 
@@ -76,3 +79,45 @@ class Meters:
                     return
 
         threading.Thread(target=run, name="metering", daemon=True).start()
+
+
+class CorrectMeters:
+    """What is told of asking again; labels are reasons and kinds from fixed lists, and never a text."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY):
+        """Register the meters; once a process and registry."""
+        self._asked = Counter("polarscore_asked_again", "Answers of which the LLM was asked again", ["way"],
+                              registry=registry)
+        self._changed = Counter("polarscore_changed_answers", "New answers that replaced the first", ["way"],
+                                registry=registry)
+        self._abstained = Counter("polarscore_asked_again_abstained", "Questions without a new answer, by the reason",
+                                  ["reason"], registry=registry)
+        self._failed = Counter("polarscore_llm_failures", "Questions to the LLM without a reply, by the kind",
+                               ["kind"], registry=registry)
+        self._cached = Counter("polarscore_llm_cached", "Questions to the LLM whose reply was known", registry=registry)
+        self._tokens = Counter("polarscore_llm_tokens", "Tokens that the LLM has read (in) and written (out)",
+                               ["direction"], registry=registry)
+        self._money = Counter("polarscore_llm_money", "What the LLM has cost, by the prices of its endpoint",
+                              registry=registry)
+        self._seconds = Histogram("polarscore_asked_again_seconds", "How long a request waited for the LLM",
+                                  buckets=SECONDS, registry=registry)
+
+    def waited(self, seconds: float) -> None:
+        """Count how long a request waited for the LLM."""
+        self._seconds.observe(seconds)
+
+    def asked(self, way: str, asked: int, changed: int, abstained: Mapping[str, int]) -> None:
+        """Count what came of a request's questions."""
+        self._asked.labels(way=way).inc(asked)
+        self._changed.labels(way=way).inc(changed)
+        for reason, count in abstained.items():
+            self._abstained.labels(reason=reason).inc(count)
+
+    def took(self, before: Usage, after: Usage) -> None:
+        """Count what was used since before."""
+        for kind, count in after.failed.items():
+            self._failed.labels(kind=kind).inc(count - before.failed.get(kind, 0))
+        self._cached.inc(after.cached - before.cached)
+        self._tokens.labels(direction="in").inc(after.tokens_in - before.tokens_in)
+        self._tokens.labels(direction="out").inc(after.tokens_out - before.tokens_out)
+        self._money.inc(max(0.0, after.money - before.money))

@@ -38,6 +38,8 @@ ERRORS: dict[int, tuple[str, str, str, str | None]] = {
     403: ("The API key lacks the scope", "forbidden", "this needs a key with the scope score", None),
     404: ("Nothing of that id is kept", "unknown_id", "feedback names the id 'a17', of which no score is kept", "id"),
     405: ("The path has another method", "method_not_allowed", "use POST", None),
+    409: ("The service asks no LLM again: its configuration names none", "not_configured",
+          "this service asks no LLM again. Its configuration names the LLM's endpoint under [correction]", None),
     408: ("The body takes too long to come", "too_slow", "the body should be sent within 30 seconds", None),
     413: ("The body, a text or the number of items is too large", "too_large", "at most 1,000 items in one request",
           "items"),
@@ -54,14 +56,18 @@ WAIT = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "in
 ASKING = (400, 401, 403, 405, 408, 413, 415, 429, 500, 503)
 READING = (401, 403, 405, 429, 500, 503)
 BODIES: tuple[type[BaseModel], ...] = (
-    schema.ScoreRequest, schema.ScoreResponse, schema.FeedbackRequest, schema.FeedbackResponse, schema.ExplainRequest,
-    schema.ExplainResponse, schema.ForgetRequest, schema.ForgetResponse, schema.Version, Error)
+    schema.ScoreRequest, schema.ScoreResponse, schema.CorrectRequest, schema.CorrectResponse, schema.FeedbackRequest,
+    schema.FeedbackResponse, schema.ExplainRequest, schema.ExplainResponse, schema.ForgetRequest,
+    schema.ForgetResponse, schema.Version, Error)
 
 
-def openapi(version: schema.Version, limits: Limits | None = None, keys: bool = True) -> dict[str, Any]:
+def openapi(
+    version: schema.Version, limits: Limits | None = None, keys: bool = True, corrected: int = 50
+) -> dict[str, Any]:
     """The OpenAPI 3.1 description of the service that runs this version: with its classes, sources and limits.
 
-    keys: whether every client needs one; if not, clients on the same machine need none.
+    keys: whether every client needs one; if not, clients on the same machine need none. corrected: items of a request
+    to correct.
     """
     example = Examples(version)
     item, score = example.item(), example.score()
@@ -69,6 +75,9 @@ def openapi(version: schema.Version, limits: Limits | None = None, keys: bool = 
         "/score": _post("Score answers of the LLM", "score", keys, ASKING,
                         _body(schema.ScoreRequest, {"items": [item]}) | _lines(schema.Item, item, example.item("a18")),
                         _body(schema.ScoreResponse, example.scores()) | _lines(schema.Score, score)),
+        "/correct": _post("Score answers, have the LLM answer again where that is worth it, keep the better answer",
+                          "correct", keys, (*ASKING, 409), _body(schema.CorrectRequest, {"items": [item]}),
+                          _body(schema.CorrectResponse, example.corrections())),
         "/explain": _post("Say why an answer has its risk; nothing is kept", "score", keys, ASKING,
                           _body(schema.ExplainRequest, {"item": item}),
                           _body(schema.ExplainResponse, example.explanation())),
@@ -94,13 +103,13 @@ def openapi(version: schema.Version, limits: Limits | None = None, keys: bool = 
         "paths": {path: {"post": post} for path, post in posts.items()} | {
             path: {"get": get} for path, get in gets.items()},
         "components": {
-            "schemas": _fitted(schemas["$defs"], version, limits or Limits()),
+            "schemas": _fitted(schemas["$defs"], version, limits or Limits(), corrected),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key"}},
         },
     }
 
 
-def _fitted(schemas: dict[str, Any], version: schema.Version, limits: Limits) -> dict[str, Any]:
+def _fitted(schemas: dict[str, Any], version: schema.Version, limits: Limits, corrected: int) -> dict[str, Any]:
     """The schemas of the bodies, with what only this version and its configuration know."""
     codes = class_codes(version.classes)
     label = {"description": "A class's name or its index", "enum": _names_first(version, [
@@ -116,6 +125,7 @@ def _fitted(schemas: dict[str, Any], version: schema.Version, limits: Limits) ->
     if version.entities:
         schemas["Item"]["required"].append("spans")
     schemas["ScoreRequest"]["properties"]["items"]["maxItems"] = limits.items
+    schemas["CorrectRequest"]["properties"]["items"]["maxItems"] = min(corrected, limits.items)
     feedback = schemas["FeedbackRequest"]["properties"]
     feedback["label"] = label
     schemas["FeedbackRequest"]["oneOf"] = [

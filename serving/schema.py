@@ -99,6 +99,10 @@ class ScoreRequest(_Frozen):
     items: Annotated[tuple[Item, ...], Field(min_length=1)]
 
 
+class CorrectRequest(ScoreRequest):
+    """The body of `POST /correct`."""
+
+
 class ExplainRequest(_Frozen):
     """The body of `POST /explain`."""
 
@@ -193,6 +197,55 @@ class ScoreResponse(_Frozen):
     version: str
     policy: Policy
     beside: SecondPolicy | None = None
+
+
+class Corrected(Score):
+    """One item's score after the LLM was asked again, if it was: that of the answer that is kept.
+
+    risk, probabilities: by the text, the votes and, where there are two, both answers of the LLM. way: how it was
+    asked, null where it was not. first_answer, new_answer: the LLM's, null where it gave none. first_risk: what
+    `/score` says of the first, before the second is known; new_risk: of the new one, both being known. kept: the new
+    one replaced the first or did not. abstained: why there is no new answer, null where there is one or nobody was
+    asked.
+    """
+
+    asked: bool
+    way: Literal["explain", "reask"] | None
+    first_answer: str | None
+    first_risk: Probability | None
+    new_answer: str | None
+    new_risk: Probability | None
+    kept: Literal["first", "new"]
+    abstained: str | None
+
+
+class Took(_Frozen):
+    """What the questions of a request took. cached: replies that were known. money: by the prices of the endpoint."""
+
+    cached: int
+    tokens_in: int
+    tokens_out: int
+    money: float
+
+
+class CorrectResponse(_Frozen):
+    """The answer of `POST /correct`: one score an item, in the order of the items.
+
+    asked: of how many items the LLM was asked again; changed: how many new answers replaced the first; abstained: by
+    reason, how often there was no new answer. margin: how many times as probable as the first a new answer has to be to
+    replace it. policy, beside: as of `/score`.
+    """
+
+    scores: list[Corrected]
+    model: str
+    version: str
+    policy: Policy
+    beside: SecondPolicy | None = None
+    asked: int
+    changed: int
+    abstained: dict[str, int]
+    margin: float
+    took: Took
 
 
 class Said(_Frozen):
@@ -308,7 +361,7 @@ class Version(_Frozen):
     beside: Beside | None
 
 
-Request = TypeVar("Request", ScoreRequest, FeedbackRequest, ExplainRequest, ForgetRequest)
+Request = TypeVar("Request", ScoreRequest, CorrectRequest, FeedbackRequest, ExplainRequest, ForgetRequest)
 
 
 def read(body: bytes, kind: type[Request], limits: "Limits") -> Request:
@@ -322,7 +375,7 @@ def read(body: bytes, kind: type[Request], limits: "Limits") -> Request:
         content = pydantic_core.from_json(body, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise Refusal("invalid_json", f"the body is not JSON: {error}") from None
-    if kind is ScoreRequest and isinstance(content, dict):
+    if issubclass(kind, ScoreRequest) and isinstance(content, dict):
         _refuse_many(content.get("items"), limits.items)
     try:
         request = kind.model_validate(content)

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
@@ -24,6 +25,8 @@ from serving import connections
 from serving.app import make_app, room
 from serving.batcher import Batcher, BatchMeters
 from serving.config import SERVICE, ServiceConfig, config_from
+from serving.correct_means import cache_of, check_fits, doubts, means_of
+from serving.correcting import open_corrector
 from serving.desk import Desk
 from serving.following import Follower, LookUp, seat_fixed
 from serving.guard import Guard
@@ -81,7 +84,12 @@ class RiskScorer:
         self._batcher = Batcher(self._desk.finish, attrgetter("tokens"),
                                 config.batching.tokens or scorer.pack_tokens, config.batching.wait, BatchMeters())
         self._follower = stand_beside(self._desk, self._store, state, config, how)
+        means = means_of(config, state)
+        for doubt in doubts(means, scorer):
+            LOG.warning("%s", doubt)
+        self._corrector = open_corrector(means, config, state)
         app.state.config, app.state.desk, app.state.batcher = config, self._desk, self._batcher
+        app.state.corrector = self._corrector
 
     @bentoml.on_shutdown
     async def close(self) -> None:
@@ -89,6 +97,11 @@ class RiskScorer:
 
         In a thread, so that what was cut short can still end in the event loop.
         """
+        if self._corrector:
+            try:
+                await self._corrector.close()
+            except Exception as error:
+                LOG.error("%s while the service stopped asking the LLM", type(error).__name__)
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -113,7 +126,11 @@ class RiskScorer:
             follows()
             config = config_from()
             read_keys(keys_path(state))
-            load_scorer(Keys.of(state), "cpu", how_of(state, config)).close()
+            means = means_of(config, state)
+            with closing(load_scorer(Keys.of(state), "cpu", how_of(state, config))) as scorer:
+                check_fits(means, scorer)
+            if means:
+                cache_of(config, state).close()
             with Store(state.database_url, patient=True) as store:
                 Journal(journal_of(state), store, config.keeping.journal).close(0)
         except PolarscoreError as error:

@@ -170,7 +170,7 @@ def test_a_large_request_does_not_hold_up_a_small_one():
     (JSON | {"content-encoding": "gzip"}, "unsupported_encoding"),
     (LINES | {"content-encoding": "br"}, "unsupported_encoding"),
 ])
-@pytest.mark.parametrize("path", ["/score", "/feedback", "/explain", "/forget"])
+@pytest.mark.parametrize("path", ["/score", "/correct", "/feedback", "/explain", "/forget"])
 def test_bodies_of_another_kind_are_refused(path, headers, kind):
     refused(sent(Desk(), path, gzip.compress(SECRET.encode() * 1000), headers), 415, kind)
 

@@ -2,6 +2,7 @@
 
 import anyio
 import httpx
+import numpy as np
 import pytest
 import schemathesis.openapi
 from hypothesis import HealthCheck, given, settings
@@ -14,15 +15,21 @@ from monitoring.journal import Journal
 from monitoring.store import Store
 from serving.app import make_app
 from serving.batcher import Batcher
-from serving.config import Limits
+from serving.config import Correction, Limits, ServiceConfig
+from serving.correct_means import Means
+from serving.correcting import open_corrector
+from serving.correction.habits import Habits
+from serving.correction.habits_file import Learned
 from serving.desk import Desk
 from serving.entry import PROBES, ROUTES
 from serving.lineup import Lineup
-from serving.meters import Meters
+from serving.llm.settings import Endpoint
+from serving.meters import CorrectMeters, Meters
 from serving.openapi import ERRORS, openapi
 from serving.refusal import Error
-from serving.schema import ExplainResponse, Score, ScoreResponse
-from tests.scorers import fake_scorer, write_version
+from serving.schema import CorrectResponse, ExplainResponse, Score, ScoreResponse
+from tests.scorers import CLASSES, fake_scorer, write_version
+from training.state import State
 
 CHECKS = [not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
           checks.response_schema_conformance, checks.negative_data_rejection, checks.positive_data_acceptance]
@@ -40,9 +47,18 @@ def desk(tmp_path_factory):
     desk.close()
 
 
+def says_positive(request):
+    return httpx.Response(200, json={"choices": [{"message": {"content": "positive"}, "finish_reason": "stop"}]})
+
+
 @pytest.fixture(scope="module")
-def app(desk):
-    app = make_app()
+def app(desk, tmp_path_factory):
+    app, config = make_app(), ServiceConfig(correction=Correction(habits="habits.json"))
+    state = State.from_environment({"POLARSCORE_HOME": str(tmp_path_factory.mktemp("state"))})
+    learned = Learned("explain", Habits(0.95, 0.9, 0.1, np.array([0.5, 0.5]), 500), CLASSES, 2.0, "Reviews", "4", "m")
+    means = Means(config.correction, Endpoint(name="local", url="http://127.0.0.1:9/v1", model="m"), learned)
+    app.state.corrector = open_corrector(means, config, state, CorrectMeters(CollectorRegistry()),
+                                         httpx.MockTransport(says_positive))
     app.state.desk = desk
     app.state.batcher = Batcher(desk.finish, lambda ready: ready.tokens, 2048, 60.0)
     yield app
@@ -56,7 +72,9 @@ def api(app):
     for methods in said["paths"].values():
         for each in methods.values():
             each["security"] = []
-    api = schemathesis.openapi.from_dict(said)
+    config = schemathesis.Config.from_dict({"checks": {  # by default, 413 is none of them
+        "negative_data_rejection": {"expected-statuses": ["4xx", "5xx"]}}})
+    api = schemathesis.openapi.from_dict(said, config=config)
     api.app = app
     return api
 
@@ -69,7 +87,7 @@ def distinct(case):
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
-@pytest.mark.parametrize("path", ["/score", "/feedback", "/explain"])
+@pytest.mark.parametrize("path", ["/score", "/correct", "/feedback", "/explain"])
 def test_the_service_is_as_it_describes_itself(api, path, mode):
     @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(api[path]["POST"].as_strategy(generation_mode=mode).filter(distinct))
@@ -95,14 +113,14 @@ def test_every_example_may_be_sent_as_it_is(app):
     response = ask(app, "POST", "/score", content=score["application/x-ndjson"]["example"].encode(),
                    headers={"content-type": "application/x-ndjson"})
     assert [Score.model_validate_json(line).id for line in response.content.splitlines()] == ["a17", "a18"]
-    for path in ("/explain", "/feedback"):
+    for path in ("/correct", "/explain", "/feedback"):
         body = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
         assert ask(app, "POST", path, json=body).status_code == 200
 
 
 def test_examples_of_answers_are_such_answers(desk):
     paths = openapi(desk.version())["paths"]
-    for path, model in (("/score", ScoreResponse), ("/explain", ExplainResponse)):
+    for path, model in (("/score", ScoreResponse), ("/correct", CorrectResponse), ("/explain", ExplainResponse)):
         responses = paths[path]["post"]["responses"]
         model.model_validate(responses["200"]["content"]["application/json"]["example"])
         for status in set(responses) - {"200"}:
@@ -123,7 +141,8 @@ def test_every_route_is_described_with_what_its_keys_must_be_for(desk):
 
 
 def test_it_tells_the_classes_the_sources_and_the_limits(desk):
-    schemas = openapi(desk.version(), Limits(items=7, text=99))["components"]["schemas"]
+    schemas = openapi(desk.version(), Limits(items=7, text=99), corrected=5)["components"]["schemas"]
+    assert schemas["CorrectRequest"]["properties"]["items"]["maxItems"] == 5
     item = schemas["Item"]["properties"]
     assert schemas["ScoreRequest"]["properties"]["items"]["maxItems"] == 7 and item["text"]["maxLength"] == 99
     assert item["answer"]["enum"][:2] == ["negative", "positive"] and None in item["answer"]["enum"]

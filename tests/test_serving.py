@@ -514,7 +514,7 @@ def test_version_probes_metrics_and_description_answer(served, signed):
     for name in ("polarscore_risk_bucket", "polarscore_scored_answers_total", "polarscore_feedback_total"):
         assert re.search(rf'^{name}{{.*model="Reviews".*}} [1-9]', metrics, re.MULTILINE)
     description = client.get("/docs.json").json()
-    assert {"/score", "/feedback", "/explain", "/forget", "/version"} <= description["paths"].keys()
+    assert {"/score", "/correct", "/feedback", "/explain", "/forget", "/version"} <= description["paths"].keys()
     assert version["precision"] in ("float32", "bfloat16") and version["pack_tokens"] > 0
     assert (version["policy"]["basis"], version["beside"]) == ("risk", None)
     example = description["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["example"]
