@@ -36,7 +36,7 @@ def code_digest(modules: tuple[str, ...], alone: tuple[str, ...] = (), room: Pat
     """
     digest = hashlib.sha256()
     for name in sorted(imported(modules, room) | set(alone)):
-        digest.update(name.encode() + hashlib.sha256((room / f"{name}.py").read_bytes()).digest())
+        digest.update(name.encode() + hashlib.sha256(_file(name, room).read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -48,7 +48,7 @@ def imported(modules: Iterable[str], room: Path = ROOM) -> set[str]:
         name = pending.pop()
         if name not in found and name not in REPORTING:
             found.add(name)
-            pending += _imports((room / f"{name}.py").read_text(encoding="utf-8"), room)
+            pending += _imports(_file(name, room).read_text(encoding="utf-8"), room)
     return found
 
 
@@ -83,5 +83,10 @@ def _imports(source: str, room: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    inside = {name.split(".")[1] for name in names if name.startswith(f"{room.name}.")}
-    return {name for name in inside if (room / f"{name}.py").is_file()}
+    inside = {name.removeprefix(f"{room.name}.") for name in names if name.startswith(f"{room.name}.")}
+    return {name for name in inside if _file(name, room).is_file()}
+
+
+def _file(name: str, room: Path) -> Path:
+    """Of a module, or of one in a package inside, as `heuristics.words`."""
+    return room / f"{name.replace('.', '/')}.py"

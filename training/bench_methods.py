@@ -1,7 +1,7 @@
 """The methods that the benchmark compares, ours and the baselines. Each gives a risk for every row of a task.
 
-The table that a method is handed has no gold label in it. Two kinds ask for the labelled one: `gold`, which is the
-ceiling, and the audited ones, which look a few labels up.
+The table that a method is handed has no gold label in it. Three kinds ask for the labelled one: `gold`, which is the
+ceiling, the audited ones, and those of `training.bench_written`, which look a few labels up.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from training.audit import draw
 from training.audit_plan import pool_of
 from training.baselines import dawid_skene, label_model
 from training.beliefs import beliefs_of
+from training.bench_written import WRITTEN, Labelling
 from training.errors import InputError
 from training.fit import FitConfig, Voted, fit
 from training.learning import learn
@@ -117,7 +118,7 @@ class Method:
 
 
 def chosen(names: Sequence[str] | None = None, transformer: bool = False) -> list[Method]:
-    """The methods of those names, in the order of the table; all of them if none is named.
+    """The methods of those names, in the order of the table; without names, all but those of WRITTEN.
 
     transformer: whether the fine-tuned ones are among them.
 
@@ -125,6 +126,7 @@ def chosen(names: Sequence[str] | None = None, transformer: bool = False) -> lis
         InputError: a name that is unknown, or a transformer that is not to be had.
     """
     methods = [*METHODS, *(_audited(name, function) for name, function in AUDITED.items())]
+    methods += [_labelled(name, function) for name, function in WRITTEN.items()]
     if transformer and not TRANSFORMERS:
         raise InputError("--transformer: this version of polarscore has no transformer to compare. Leave it out.")
     if transformer:
@@ -135,7 +137,7 @@ def chosen(names: Sequence[str] | None = None, transformer: bool = False) -> lis
             raise InputError(f"the method '{name}' fine-tunes a transformer, which takes long. Add --transformer.")
         if name not in known:
             raise InputError(f"the method '{name}' is unknown. Expected some of {', '.join(known)}.")
-    return [method for method in methods if not names or method.name in names]
+    return [method for method in methods if (method.name in names if names else method.name not in WRITTEN)]
 
 
 def _llm_confidence(case: Case) -> np.ndarray:
@@ -200,6 +202,12 @@ def _extra(name: str, function: Extra) -> Method:
 def _audited(name: str, function: Extra) -> Method:
     """A method that is handed the labels, though our version itself is trained without any."""
     return Method(name, lambda case: function(case.task, case.labelled, case.vectors, case.model, case.seed))
+
+
+def _labelled(name: str, function: Labelling) -> Method:
+    """A method that spends a hundred labels, and sees none of the task's sources."""
+    return Method(name, lambda case: function(case.task, case.labelled, case.vectors, case.seed), _train_is_labelled,
+                  modules=("bench_written",))
 
 
 def _paper_transformer(task: Task, table: Table, vectors: np.ndarray, model: RiskModel, seed: int) -> np.ndarray:
