@@ -20,8 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monitoring.commands import app as monitor_app
 from monitoring.commands import forget
 from registry.commands import app as registry_app
+from serving.correction.correct_command import correct
 from serving.key_commands import app as key_app
+from serving.llm.ask_command import ask
 from training.errors import InputError, PolarscoreError
+from training.heuristics.sources_command import sources
 from training.printing import (
     OPTIONS,
     AsJson,
@@ -307,7 +310,8 @@ def feedback(
     say(f"{len(rows)} rows of feedback joined to {labelled} scores")
 
 
-app.command()(forget)
+for _command in (forget, ask, correct, sources):
+    app.command()(_command)
 
 
 @app.command()

@@ -134,7 +134,8 @@ def empty(tmp_path, monkeypatch):
 
 
 LEVELS = [[], ["registry"], ["monitor"], *([name] for name in (
-    "demo", "train", "evaluate", "score", "explain", "bundle", "serve", "feedback", "bench", "explain")),
+    "demo", "train", "evaluate", "score", "explain", "bundle", "serve", "feedback", "bench", "ask",
+    "correct", "sources")),
     *(["registry", name] for name in (
         "list", "show", "promote", "gate", "rollback", "threshold", "history", "at", "verify", "diff", "evidence",
         "key", "migrate", "webhook")),
