@@ -425,11 +425,12 @@ def test_what_was_measured_is_told_where_it_contradicts():
     judged = judged_of(np.array([[0.3, 0.7], [0.3, 0.7], [0.3, 0.7], [0.9, 0.1]]), [0, 0, 0, 0])
     habits, nobody = Habits(0.9, 0.5, 0.5, np.array([0.5, 0.5]), 9), np.zeros(4, dtype=bool)
     every = corrected(judged, np.full(4, -1), habits, 2.0)
-    expected = {"first": 0.45, "by_risk": 0.6, "harmonizer_with_votes": 0.75}
+    expected = {"first": 0.45, "by_risk": 0.6, "harmonizer_with_votes": 0.75, "majority": 0.5}
     right, wrong = (measured(judged, labels, every, nobody, nobody, None)
                     for labels in (np.array([1, 1, 1, 0]), np.array([0, 0, 0, 0])))
     assert right.words(expected, stopped=True) == (
-        "Measured by 4 gold labels, right are 25.0% of the LLM's first answers, 100.0% of the harmonizer's own.")
+        "Measured by 4 gold labels, right are 25.0% of the LLM's first answers, 100.0% of the harmonizer's own, "
+        "25.0% of those of the sources' majority.")
     assert wrong.words(expected, stopped=True).endswith(
         " Against what was expected, the LLM's first answers are the best of these.")
     assert "100.0% of those kept by risk" in wrong.words(expected, stopped=False)
@@ -458,7 +459,7 @@ def test_asking_is_recommended_only_where_it_beats_what_is_free():
     sure = np.where(np.arange(4) == 1, 0.94, 0.02) * np.ones((100, 1))
     known = advised(sure, np.zeros(100, dtype=int), good)  # the harmonizer knows better already
     assert not known.recommended
-    assert "not worth it" in known.words and "right on 94%" in known.words and "That is not enough" not in known.words
+    assert "not worth it" in known.words and "right on 94.0%" in known.words and "That is not enough" not in known.words
     for one in (found, known):
         assert "the LLM's first one is a vote among others" in one.words
         assert "do not say to take the harmonizer's answers in place of the LLM's" in one.words

@@ -13,7 +13,7 @@ from training.task import ABSTAIN
 
 COMPARED: Mapping[str, str] = {
     "first": "the LLM's first answers", "by_risk": "those kept by risk after asking again",
-    "harmonizer_with_votes": "the harmonizer's own"}
+    "harmonizer_with_votes": "the harmonizer's own", "majority": "those of the sources' majority"}
 """What expectations are held against, in words."""
 
 

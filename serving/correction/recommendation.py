@@ -79,8 +79,8 @@ def _words(
     takes = "" if each is None else f" (from here on {each:.1f} questions a mended error{_money(price)})"
     little = "" if recommended or after <= free else " That is not enough more for what the questions cost."
     return (f"Asking again is {'' if recommended else 'not '}worth it here: asking {asked} is expected to bring the "
-            f"right ones from {first:.0%} to {after:.0%}{takes}. The harmonizer's own answers, in which the LLM's "
-            f"first one is a vote among others, are expected to be right on {free:.0%}, at no cost.{little} These are "
+            f"right ones from {first:.1%} to {after:.1%}{takes}. The harmonizer's own answers, in which the LLM's "
+            f"first one is a vote among others, are expected to be right on {free:.1%}, at no cost.{little} These are "
             "beliefs by the risks, without labels. They do not say to take the harmonizer's answers in place of the "
             "LLM's: whether the risks hold, a few checked answers show (polarscore train --audit).")
 
