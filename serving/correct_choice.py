@@ -46,7 +46,9 @@ def asked_of(told: Told, habits: Habits, margin: float, least_gain: float) -> li
     return [place for place, gain in zip(places, gains.tolist(), strict=True) if gain > least_gain]
 
 
-def questions_of(way: str, items: Sequence[Item], told: Told, places: Sequence[int]) -> list[tuple[Prompt, str]]:
+def questions_of(
+    way: str, items: Sequence[Item], told: Told, places: Sequence[int]
+) -> list[tuple[Prompt, tuple[str, ...]]]:
     """The question about the item at each place, and what of it is data, in which nobody may give orders.
 
     It is asked as the first version says; the evidence is that of the sources that voted, as the version knows them
@@ -62,7 +64,7 @@ def questions_of(way: str, items: Sequence[Item], told: Told, places: Sequence[i
             codes = _codes([votes.get(name) for name in scorer.sources], scorer.classes)
             said = evidence_of(scorer.model.spec.sources, codes, scorer.classes)
         prompt = prompt_again(way, ask, first.classes, item.text, item.spans, score.answer, said)
-        found.append((prompt, "\n".join([item.text, *said])))
+        found.append((prompt, (item.text, *said)))
     return found
 
 

@@ -147,7 +147,7 @@ async def _told(scoring: Scoring, items: Sequence[Item]) -> Told:
 
 
 def _meant(
-    outcomes: Sequence[Outcome | Unasked], data: Sequence[str], classes: Sequence[str]
+    outcomes: Sequence[Outcome | Unasked], data: Sequence[Sequence[str]], classes: Sequence[str]
 ) -> tuple[list[int], list[str | None]]:
     """The class that each outcome means, by its index; -1 for none, and why. data: of each question, what may order."""
     answers: list[int] = []
