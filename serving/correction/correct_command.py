@@ -56,10 +56,11 @@ def correct(
         metavar="FILE", help="Where the plot goes, a .png; it is in MLflow, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have the LLM answer again where the risk says so, and keep the better answer by risk.
+    """Have the LLM answer again where the risk says so.
 
-    A pilot shows, without labels, what asking again does; it goes on only where that beats what costs nothing, the
-    harmonizer's own answers and the majority of the sources. Gold labels, where there are any, measure and no more.
+    The better answer is kept by risk. A pilot shows, without labels, what asking again does; it goes on only where that
+    beats what costs nothing, the harmonizer's own answers and the majority of the sources. Gold labels, where there are
+    any, measure and no more.
     """
     from serving.correction.course import Plan
     from serving.correction.endpoint import INTERRUPTED

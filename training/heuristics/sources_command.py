@@ -44,10 +44,10 @@ def sources(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file again.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write labelling functions from a few labels, as a sources.py that a person can read and edit.
+    """Write a sources.py from a few labels.
 
-    Phrases, counts and a table of points, each judged by labels that had no say in it. No gold label of the task is
-    used unless --from-task says how many.
+    It holds labelling functions that a person can read and edit: phrases, counts and a table of points, each judged out
+    of fold. No gold label of the task is used unless --from-task says how many.
     """
     from training.heuristics import placing
     from training.heuristics.labels import as_csv, drawn, own_labels, read_labels
