@@ -949,7 +949,7 @@ def test_a_full_disk_stops_the_asking(cache, monkeypatch):
     replay = Replay(said)
     with pytest.raises(InputError, match="disk full"):
         ask(cache, replay, prompts(100))
-    assert len(replay.bodies) <= 5
+    assert len(replay.bodies) <= 1 + 2 * 4  # those under way, and as many that began while the write failed
 
 
 # the cache

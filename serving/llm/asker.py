@@ -94,18 +94,26 @@ class Asker:
         round_ = await self._throttle.enter()
         if round_ is None:
             return Failed("server", f"the server asks to wait for more than {LONGEST_PAUSE_S:g} s")
+        task = asyncio.current_task()
+        assert task is not None
         try:
-            return self._commits.kept(question.key) or await self._within_budget(question, round_)
+            try:
+                kept = self._commits.kept(question.key)
+                found = kept or await self._within_budget(question, round_, task)
+            finally:
+                self._throttle.leave()  # while an answer is written, the next question is on its way
+            if isinstance(found, Reply) and not kept:
+                await self._commits.keep(question.key, found)
+            return found
         finally:
-            self._throttle.leave()
+            self._under_way.discard(task)
 
-    async def _within_budget(self, question: Question, round_: int) -> Verdict:
+    async def _within_budget(self, question: Question, round_: int, task: asyncio.Task[object]) -> Verdict:
         thought = self._cost(most_tokens_in(question.prompt), question.prompt.max_tokens)
         most = thought + self._cost(*self._beyond)
         if not await self.account.reserve(most):
             return Failed("budget", self.account.why())
-        task, dialect, took = asyncio.current_task(), self._dialect, most
-        assert task is not None
+        dialect, took = self._dialect, most
         question.asked = True
         self._under_way.add(task)
         try:
@@ -116,11 +124,8 @@ class Asker:
                 took = self._cost(found.tokens_in, found.tokens_out)
                 self._surprised(took, thought, most)
             self._learn(found, sent, dialect, round_)
-            if isinstance(found, Reply):
-                await self._commits.keep(question.key, found)
             return found
         finally:
-            self._under_way.discard(task)
             self.account.settle(most, took)
             self.spent = self.spent + took
 
