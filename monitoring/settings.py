@@ -3,7 +3,6 @@
 Every key may be left out; docs/monitoring.md shows them all. `polarscore monitor check --config FILE` names the file.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.errors import InputError
 from training.task import describe
+from training.toml_file import read_toml
 
 Open = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -61,11 +61,8 @@ def read_settings(path: Path | None) -> Settings:
     """
     if path is None:
         return Settings()
+    content = read_toml(path)
     try:
-        return Settings(**tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"the settings {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from None
+        return Settings(**content)
     except ValidationError as error:
         raise InputError(f"{path}: {describe(error)}.") from None

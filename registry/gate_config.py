@@ -2,7 +2,6 @@
 
 import math
 import sys
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,6 +11,7 @@ from training.errors import InputError
 from training.state import State
 from training.table import SPLITS
 from training.task import describe
+from training.toml_file import read_toml
 
 DEFAULT = Path(__file__).with_name("gates.toml")
 GATES_FILE = "gates.toml"
@@ -200,14 +200,7 @@ def read_gates(path: Path = DEFAULT) -> GateConfig:
     Raises:
         InputError: no such file, no TOML, or a key, gate, transition or margin that cannot be; in one line.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist. Expected a file of gates such as {DEFAULT}.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number too long, a nesting too deep
-        raise InputError(f"{path} is not valid TOML: {str(error).splitlines()[0]}.") from None
+    content = read_toml(path, f"Expected a file of gates such as {DEFAULT}.")
     try:
         found = GateConfig.model_validate(content)
     except ValidationError as error:

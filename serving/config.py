@@ -5,7 +5,6 @@ it to the service by the variable `POLARSCORE_SERVICE`.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from training.errors import InputError
 from training.task import describe
+from training.toml_file import read_toml
 
 SERVICE = "POLARSCORE_SERVICE"
 
@@ -152,12 +152,7 @@ def read_config(path: Path) -> ServiceConfig:
     Raises:
         InputError: it cannot be read, is no TOML, or has an unknown key or a value that is none.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the configuration {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from None
+    content = read_toml(path)
     try:
         config = ServiceConfig(**content)
     except ValidationError as error:

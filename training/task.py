@@ -1,6 +1,5 @@
 """A task: what `task.toml` declares, read into a frozen object that refuses unknown keys."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from training.asking import Ask
 from training.errors import InputError
+from training.toml_file import read_toml
 
 ABSTAIN = -1
 """The vote of a source that has nothing to say about a row; also: no answer, no gold label."""
@@ -126,16 +126,9 @@ def read_task(folder: Path) -> Task:
         InputError: no such file, no valid TOML, or a key that is unknown, missing or of the wrong kind.
     """
     path = Path(folder) / "task.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist. A task is a folder with a task.toml in it.") from None
-    except NotADirectoryError:
-        raise InputError(f"{folder} is a file. Expected a task's folder with a task.toml in it.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}.") from None
+    if Path(folder).is_file():
+        raise InputError(f"{folder} is a file. Expected a task's folder with a task.toml in it.")
+    content = read_toml(path, "A task is a folder with a task.toml in it.")
     if "folder" in content:
         raise InputError(f"{path}: unknown key 'folder'.")
     try:

@@ -20,7 +20,6 @@ The file is the machine's, `llm.toml` in the state folder unless named: no task 
 
 import ipaddress
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from training.errors import InputError
 from training.state import State
 from training.task import describe
+from training.toml_file import read_toml
 
 FILE = "llm.toml"
 
@@ -145,14 +145,7 @@ def read_settings(path: Path) -> Settings:
     Raises:
         InputError: it is missing, no TOML, or has an unknown key or a value that is none.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist. It names the LLM's endpoint: docs/llm.md shows one.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from None
+    content = read_toml(path, "It names the LLM's endpoint: docs/llm.md shows one.")
     try:
         return Settings(**content)
     except ValidationError as error:
