@@ -83,6 +83,20 @@ def written(place):
         return [json.loads(line) for line in file]
 
 
+def test_no_gold_label_reaches_a_prompt(run, write, llm):
+    turned = [row | {"label": rows["label"]} for row, rows in zip(ROWS, ROWS[::-1], strict=True)]
+    assert [row["label"] for row in turned] != [row["label"] for row in ROWS]
+    asked = []
+    with stub(answer=says) as server:
+        for name, rows in (("gold", ROWS), ("turned", turned)):
+            folder = write(rows, {"sources": [SAMPLES]}, folder=name)
+            told = run("ask", folder, "--llm", llm(server), "--json").json()
+            about = read_task(folder.parent / f"{name}-asked").about["asked"]
+            asked.append((told["questions"], about["prompts_sha256"]))
+    assert asked[0][0] == 3 * N and asked[1][0] == 0  # the second time nobody was asked: all was known
+    assert asked[0][1] == asked[1][1]
+
+
 def test_asking_makes_a_task_that_training_reads(run, write, llm):
     ask = {"system": "You sort mail.", "classes": {"spam": "unwanted"}, "sources": [SAMPLES],
            "examples": [{"text": "cheap pills", "answer": "spam"}]}
